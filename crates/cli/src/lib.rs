@@ -1,0 +1,6 @@
+//! The command line as a library, so that tests drive it without a process.
+
+pub mod commands;
+pub mod engine;
+pub mod guest;
+pub mod proxy;

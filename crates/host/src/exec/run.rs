@@ -1,0 +1,288 @@
+//! The real [`Exec`]: a child in its own process group, its output read by two threads. Starts programs.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use fireclaw_core::error::{Error, Kind, Result};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+
+use super::{Cmd, Exec, Output, SYSTEM_PATH, Stdin, Stream};
+use crate::interrupt::Interrupt;
+
+/// Runs programs on this machine.
+#[derive(Debug, Clone, Default)]
+pub struct SystemExec {
+    interrupt: Interrupt,
+}
+
+/// What is kept of each stream.
+const KEPT: usize = 1 << 20;
+/// How often a running child is looked at while it is silent.
+const TICK: Duration = Duration::from_millis(50);
+/// How long output may trail behind the exit: a grandchild (an SSH master) can hold the pipe open for good.
+const TRAIL: Duration = Duration::from_millis(200);
+/// Between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl SystemExec {
+    /// Children are ended when the interrupt is asked.
+    pub fn new(interrupt: Interrupt) -> Self {
+        Self { interrupt }
+    }
+}
+
+/// Fills a [`Command`] from a [`Cmd`], but for its standard streams.
+#[expect(clippy::disallowed_methods, reason = "this module is the one that starts programs")]
+pub(super) fn command(cmd: &Cmd) -> Command {
+    let mut command = Command::new(&cmd.program);
+    command.args(&cmd.args);
+    if !cmd.inherit_env {
+        command.env_clear();
+        command.env("LANG", "C.UTF-8");
+        command.env("PATH", SYSTEM_PATH);
+    }
+    command.envs(cmd.env.iter().map(|(name, value)| (name, value)));
+    if let Some(cwd) = &cmd.cwd {
+        command.current_dir(cwd);
+    }
+    if let Some((uid, gid)) = cmd.user {
+        // The standard library drops the supplementary groups when root sets a uid.
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+impl Exec for SystemExec {
+    fn stream(&self, mut cmd: Cmd, on_line: &mut dyn FnMut(Stream, &str)) -> Result<Output> {
+        self.interrupt.check()?;
+        let mut child = self.spawn(&mut cmd)?;
+        let (sender, receiver) = channel();
+        read_lines(child.stdout.take(), Stream::Stdout, &sender);
+        read_lines(child.stderr.take(), Stream::Stderr, &sender);
+        drop(sender);
+        let collected = self.collect(&cmd, &mut child, &receiver, on_line);
+        if collected.is_err() {
+            end(&mut child);
+        }
+        collected
+    }
+
+    fn which(&self, program: &str) -> Option<PathBuf> {
+        SYSTEM_PATH
+            .split(':')
+            .map(|dir| PathBuf::from(dir).join(program))
+            .find(|path| nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file())
+    }
+}
+
+impl SystemExec {
+    fn spawn(&self, cmd: &mut Cmd) -> Result<Child> {
+        let mut command = command(cmd);
+        let stdin = std::mem::take(&mut cmd.stdin);
+        // A group of its own: Ctrl-C in a terminal reaches us, and we decide what the child is told.
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let bytes = match stdin {
+            Stdin::Null => {
+                command.stdin(Stdio::null());
+                None
+            }
+            Stdin::Bytes(bytes) => {
+                command.stdin(Stdio::piped());
+                Some(bytes)
+            }
+            Stdin::File(file) => {
+                command.stdin(file);
+                None
+            }
+        };
+        let mut child = command.spawn().map_err(|error| {
+            let error_is_missing = error.kind() == std::io::ErrorKind::NotFound;
+            let made = cmd.error().source(error);
+            if error_is_missing {
+                made.kind(Kind::HostNotReady).hint("run `fireclaw doctor --fix`")
+            } else {
+                made
+            }
+        })?;
+        if let (Some(bytes), Some(mut pipe)) = (bytes, child.stdin.take()) {
+            // A child that does not read to the end closes the pipe; its exit status tells why.
+            thread::spawn(move || {
+                let _ = pipe.write_all(&bytes);
+            });
+        }
+        Ok(child)
+    }
+
+    fn collect(
+        &self,
+        cmd: &Cmd,
+        child: &mut Child,
+        receiver: &Receiver<(Stream, Vec<u8>)>,
+        on_line: &mut dyn FnMut(Stream, &str),
+    ) -> Result<Output> {
+        let begun = Instant::now();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut status = None;
+        let mut trailing_since = None;
+        loop {
+            match receiver.recv_timeout(TICK) {
+                Ok((stream, line)) => {
+                    on_line(stream, String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
+                    let kept = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
+                    kept.extend_from_slice(&line);
+                    if kept.len() > 2 * KEPT {
+                        kept.drain(..kept.len() - KEPT);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = child.wait().map_err(|error| cmd.error().source(error))?;
+                    return Ok(Output { status, stdout, stderr });
+                }
+            }
+            self.interrupt.check()?;
+            if begun.elapsed() > cmd.deadline {
+                return Err(cmd.error().because(format!("not done within {} s", cmd.deadline.as_secs())));
+            }
+            if status.is_none() {
+                status = child.try_wait().map_err(|error| cmd.error().source(error))?;
+            }
+            if let Some(status) = status {
+                let since = *trailing_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > TRAIL {
+                    return Ok(Output { status, stdout, stderr });
+                }
+            }
+        }
+    }
+}
+
+fn read_lines(pipe: Option<impl Read + Send + 'static>, stream: Stream, sender: &Sender<(Stream, Vec<u8>)>) {
+    let Some(pipe) = pipe else { return };
+    let sender = sender.clone();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(pipe);
+        loop {
+            let mut line = Vec::new();
+            // A line without end is cut into pieces of a mebibyte, so that no child can fill our memory.
+            match reader.by_ref().take(KEPT as u64).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {
+                    if sender.send((stream, line)).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Ends a child and its group: SIGTERM, then SIGKILL.
+fn end(child: &mut Child) {
+    let Ok(pid) = i32::try_from(child.id()) else { return };
+    let group = Pid::from_raw(pid);
+    let _ = killpg(group, Signal::SIGTERM);
+    let begun = Instant::now();
+    while begun.elapsed() < GRACE {
+        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            let _ = killpg(group, Signal::SIGKILL);
+            return;
+        }
+        crate::wait::pause_for(TICK);
+    }
+    let _ = killpg(group, Signal::SIGKILL);
+    let _ = child.wait();
+}
+
+impl From<SystemExec> for Box<dyn Exec> {
+    fn from(exec: SystemExec) -> Self {
+        Box::new(exec)
+    }
+}
+
+/// An error for a program that the host lacks, before it is even tried.
+pub(crate) fn missing(program: &str) -> Error {
+    Error::new("find", format!("program {program}"))
+        .kind(Kind::HostNotReady)
+        .because("it is not installed")
+        .hint("run `fireclaw doctor --fix`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec() -> SystemExec {
+        SystemExec::default()
+    }
+
+    #[test]
+    fn output_and_status_come_through() {
+        let output =
+            exec().run(Cmd::new("sh").args(["-c", "cat; echo err >&2; exit 3"]).stdin_bytes("in")).unwrap();
+        assert_eq!((output.text().as_str(), output.code()), ("in", 3));
+        assert_eq!(output.last_words(), "err");
+    }
+
+    #[test]
+    fn the_environment_is_cleared() {
+        let output = exec().run(Cmd::new("env").env("A", "1")).unwrap();
+        let mut lines: Vec<_> = output.text().lines().map(str::to_owned).collect();
+        lines.sort();
+        assert_eq!(lines, ["A=1", "LANG=C.UTF-8", &format!("PATH={SYSTEM_PATH}")]);
+    }
+
+    #[test]
+    fn a_failed_check_names_program_status_and_last_words() {
+        let error =
+            exec().check(Cmd::new("sh").args(["-c", "echo no >&2; exit 4"]).about("a test")).unwrap_err();
+        assert_eq!(error.one_line(), "cannot run sh for a test: exit code 4: no");
+    }
+
+    #[test]
+    fn a_deadline_ends_the_whole_group() {
+        let begun = Instant::now();
+        let cmd = Cmd::new("sh").args(["-c", "sleep 60 & wait"]).deadline(Duration::from_millis(100));
+        let error = exec().run(cmd).unwrap_err();
+        assert!(error.one_line().contains("not done within"), "{}", error.one_line());
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_grandchild_that_holds_the_pipe_does_not_hold_us() {
+        let begun = Instant::now();
+        let output = exec().run(Cmd::new("sh").args(["-c", "sleep 30 & echo $!"])).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        let pid: i32 = output.text().parse().unwrap();
+        nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn an_interrupt_ends_the_child() {
+        let interrupt = Interrupt::default();
+        let exec = SystemExec::new(interrupt.clone());
+        let asker = thread::spawn(move || {
+            crate::wait::pause_for(Duration::from_millis(100));
+            interrupt.ask();
+        });
+        let error = exec.run(Cmd::new("sleep").arg("60")).unwrap_err();
+        assert_eq!(error.get_kind(), Kind::Interrupted);
+        asker.join().unwrap();
+    }
+
+    #[test]
+    fn a_missing_program_is_a_host_that_is_not_ready() {
+        let error = exec().run(Cmd::new("no-such-program-here")).unwrap_err();
+        assert_eq!(error.get_kind(), Kind::HostNotReady);
+    }
+}

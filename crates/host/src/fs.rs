@@ -1,0 +1,114 @@
+//! Durable files: written beside, synced, renamed, the folder synced. Touches only the paths it is given.
+
+use std::{
+    fs::{DirBuilder, File, Permissions},
+    io::{ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+};
+
+use fireclaw_core::error::{Context, Error, Result};
+
+/// Makes a folder (and its parents) that only root can enter. An existing one keeps its mode.
+pub fn make_private_dir(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).context("create folder", path.display())
+}
+
+/// Makes one folder 0700, tightening it when it is there already.
+pub fn ensure_private_dir(path: &Path) -> Result<()> {
+    make_private_dir(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700)).context("set the mode of", path.display())
+}
+
+/// Writes a file so that a crash leaves the old one or the new one, never a part. `mode` such as `0o600`.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".new-")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(folder)
+        .context("write", path.display())?;
+    temporary.write_all(content).context("write", path.display())?;
+    temporary
+        .as_file()
+        .set_permissions(Permissions::from_mode(mode))
+        .context("set the mode of", path.display())?;
+    temporary.as_file().sync_all().context("sync", path.display())?;
+    temporary
+        .persist(path)
+        .map_err(|error| Error::new("write", path.display().to_string()).source(error.error))?;
+    sync_dir(folder)
+}
+
+/// Makes a rename or removal in a folder durable.
+pub fn sync_dir(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|dir| dir.sync_all()).context("sync folder", folder.display())
+}
+
+/// Reads a whole text file; `None` when it is not there.
+pub fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::new("read", path.display().to_string()).source(error)),
+    }
+}
+
+/// Removes a file; one that is not there is fine.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::new("remove", path.display().to_string()).source(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder with all in it; one that is not there is fine.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::new("remove", path.display().to_string()).source(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names in a folder, sorted; none when it is not there.
+pub fn names(path: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::new("list", path.display().to_string()).source(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.context("list", path.display())?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_written_file_has_its_content_and_mode_and_no_sibling() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write(&path, b"one", 0o600).unwrap();
+        write(&path, b"two", 0o640).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(names(dir.path()).unwrap(), ["x"]);
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        remove_file(&dir.path().join("x")).unwrap();
+        remove_tree(&dir.path().join("y")).unwrap();
+        assert_eq!(read_if_there(&dir.path().join("x")).unwrap(), None);
+    }
+}

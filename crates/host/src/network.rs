@@ -1,0 +1,57 @@
+//! The host's network as the engine sees it: one trait over bridge, taps and firewall. The real one is put together from
+//! `link`, `tap` and `nft`.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use fireclaw_core::{
+    error::Result,
+    id::{BridgeName, InstanceId, MacAddr, TapName},
+    spec::NetworkSpec,
+};
+
+/// What a VM's card hangs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Whose it is; becomes the link's alias, by which a tap of ours is known.
+    pub instance: InstanceId,
+    /// The tap.
+    pub tap: TapName,
+    /// The address of the guest's card.
+    pub mac: MacAddr,
+    /// The guest's address.
+    pub ip: Ipv4Addr,
+    /// The user that may open the tap (the VMM's).
+    pub owner_uid: u32,
+}
+
+/// Bridge, taps and firewall of this host.
+pub trait Network: Send + Sync {
+    /// The names of all links.
+    fn links(&self) -> Result<BTreeSet<String>>;
+
+    /// The TCP ports on which anything listens, on any address.
+    fn listening_ports(&self) -> Result<BTreeSet<u16>>;
+
+    /// Makes the bridge with its address, up, with IPv4 forwarding on. A bridge of that name that is not ours, or an
+    /// address that another link has, is refused with a hint. Idempotent.
+    fn ensure_bridge(&self, network: &NetworkSpec) -> Result<()>;
+
+    /// Removes the bridge when it is ours and has no port left.
+    fn remove_bridge(&self, bridge: &BridgeName) -> Result<()>;
+
+    /// Makes the VM's tap, persistent, owned by its user, an isolated port of the bridge, up. Idempotent. A link of that
+    /// name that is not this instance's is refused.
+    fn attach(&self, network: &NetworkSpec, port: &Port) -> Result<()>;
+
+    /// Removes the VM's tap. One that is not there is fine; one that is not this instance's is left alone.
+    fn detach(&self, instance: &InstanceId, tap: &TapName) -> Result<()>;
+
+    /// Puts a whole ruleset of ours into force in one transaction.
+    fn install_firewall(&self, ruleset: &str) -> Result<()>;
+
+    /// Removes our tables. Tables that are not there are fine.
+    fn remove_firewall(&self) -> Result<()>;
+
+    /// Whether our tables are in force.
+    fn has_firewall(&self) -> Result<bool>;
+}

@@ -1,0 +1,99 @@
+//! Who keeps an instance's two services running: the trait that systemd and the embedded supervisor share.
+
+use std::time::Duration;
+
+use fireclaw_core::{
+    error::Result,
+    id::{InstanceId, UnitName},
+    spec::SupervisorKind,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::proc::ProcessId;
+
+/// One of an instance's two services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    /// `fireclaw run ID`, which becomes the VMM.
+    Vm,
+    /// `fireclaw proxy ID`.
+    Proxy,
+}
+
+impl Service {
+    /// Both, in the order in which they start.
+    pub const ALL: [Self; 2] = [Self::Vm, Self::Proxy];
+
+    /// The name of the service of an instance.
+    pub fn unit(self, id: &InstanceId) -> UnitName {
+        match self {
+            Self::Vm => id.vm_unit(),
+            Self::Proxy => id.proxy_unit(),
+        }
+    }
+}
+
+/// The states that a unit is reported in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Runs.
+    Active,
+    /// Does not run and is not meant to.
+    Inactive,
+    /// Is being started, or waits for its next try.
+    Activating,
+    /// Is being stopped.
+    Deactivating,
+    /// Gave up.
+    Failed,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// What a supervisor knows of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its state.
+    pub state: State,
+    /// Its main process.
+    pub process: Option<ProcessId>,
+    /// How often it was restarted since it was last started on purpose.
+    pub restarts: u32,
+    /// Why it is in that state, where that is not obvious ("powered off from inside the guest").
+    pub detail: Option<String>,
+}
+
+impl ServiceStatus {
+    /// A state without a process.
+    pub fn of(state: State) -> Self {
+        Self { state, process: None, restarts: 0, detail: None }
+    }
+}
+
+/// Runs an instance's services, restarts them when they fail, and keeps what was wanted across reboots where it can.
+///
+/// A VM service is `fireclaw run ID`; it is stopped by `fireclaw halt ID` and cleaned up after by `fireclaw clean ID`. It
+/// is restarted with back-off when its VMM ends by a signal or a non-zero code, and stays down when it ends with 0: the
+/// guest was powered off from inside.
+pub trait Supervisor: Send + Sync {
+    /// Which one this is.
+    fn kind(&self) -> SupervisorKind;
+
+    /// Makes the services known, without starting them. Idempotent.
+    fn install(&self, id: &InstanceId) -> Result<()>;
+
+    /// Stops what still runs, at once, and forgets the services. Services that are not there are fine.
+    fn uninstall(&self, id: &InstanceId) -> Result<()>;
+
+    /// Starts a service and returns when its process runs. One that runs already is fine.
+    fn start(&self, id: &InstanceId, service: Service) -> Result<()>;
+
+    /// Stops a service for good and returns when it is gone: gracefully, and with SIGKILL after the deadline. With a
+    /// deadline of zero at once.
+    fn stop(&self, id: &InstanceId, service: Service, deadline: Duration) -> Result<()>;
+
+    /// How a service is. Starts no child and asks nothing that can hang.
+    fn status(&self, id: &InstanceId, service: Service) -> Result<ServiceStatus>;
+}
