@@ -2,6 +2,8 @@
 
 pub mod network;
 pub mod value;
+pub mod vmm_choice;
 
 pub use network::NetworkSpec;
 pub use value::{DiskSize, Runtime, SupervisorKind, VmmKind};
+pub use vmm_choice::{Arch, KvmFacts, Presence, VmmChoice, VmmFacts};
