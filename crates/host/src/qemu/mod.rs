@@ -6,6 +6,7 @@
 
 pub mod qmp;
 mod tap_fd;
+mod tsc;
 
 use std::{
     fs::{File, Metadata},
@@ -96,6 +97,7 @@ impl Vmm for Qemu {
             mem_mib: spec.mem_mib,
             cmdline: &spec.cmdline,
             mac: spec.mac,
+            tsc_khz: if spec.kvm { None } else { tsc::khz() },
             fds: Fds {
                 kernel: files.kernel.as_raw_fd(),
                 initrd: files.initrd.as_ref().map(AsRawFd::as_raw_fd),

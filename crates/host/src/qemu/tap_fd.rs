@@ -11,7 +11,7 @@ use fireclaw_core::{
 };
 use nix::{
     errno::Errno,
-    libc::{IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETIFF, c_short, ifreq, ioctl},
+    libc::{IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETIFF, c_char, c_short, ifreq, ioctl},
     net::if_::if_nametoindex,
 };
 
@@ -32,16 +32,17 @@ pub fn attach(tap: &TapName) -> Result<OwnedFd> {
     }
 }
 
-#[expect(
+#[allow(
     clippy::cast_possible_truncation,
-    reason = "the flags are three of the low sixteen bits, and c_char is a byte"
+    clippy::cast_possible_wrap,
+    reason = "the flags are three of the low sixteen bits; a name is ASCII; c_char has another sign on aarch64"
 )]
 fn set_interface(device: &File, tap: &TapName, flags: i32) -> Result<(), Errno> {
     // SAFETY: ifreq is plain data for which all zeroes is a valid value.
     let mut request: ifreq = unsafe { std::mem::zeroed() };
     // A TapName has at most 15 bytes, so the sixteenth stays the terminating zero.
     for (to, from) in request.ifr_name.iter_mut().zip(tap.as_str().bytes()) {
-        *to = from as _;
+        *to = from as c_char;
     }
     request.ifr_ifru.ifru_flags = flags as c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is and outlives the call; the descriptor is open.

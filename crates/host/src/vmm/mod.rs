@@ -61,8 +61,6 @@ pub struct VmSpec {
     pub gid: u32,
     /// Machine configuration file of the VMM.
     pub vmm_config: PathBuf,
-    /// Where the VMM logs.
-    pub vmm_log: PathBuf,
     /// The folder that Firecracker's jail is made in; on the filesystem of the disks, so that they can be linked. The
     /// folder and its parents belong to root.
     pub jail_dir: PathBuf,
@@ -73,7 +71,8 @@ pub struct VmSpec {
 /// A VMM that is ready to be exec'd: everything it may not open itself is open already.
 #[derive(Debug)]
 pub struct Launch {
-    /// Program and arguments; its standard output is the guest's console.
+    /// Program and arguments. Its standard output is the guest's console, and Firecracker's log; QEMU complains on
+    /// standard error.
     pub cmd: Cmd,
     /// Descriptors that it inherits under their present numbers.
     pub keep: Vec<OwnedFd>,
@@ -188,7 +187,6 @@ impl VmSpec {
             uid: 64_000,
             gid: 64_000,
             vmm_config: dir.join("config/vm.json"),
-            vmm_log: dir.join("logs/firecracker.log"),
             jail_dir: dir.join("jail"),
             kvm: false,
         }
