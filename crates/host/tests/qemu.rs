@@ -2,6 +2,7 @@
 //! that our command line is taken, that QEMU runs as the VM's user in its sandbox, and that its control socket works.
 //! Needs root, `ip` and the Debian package `qemu-system-x86`. Emulated, so it runs anywhere.
 #![cfg(target_arch = "x86_64")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use std::{
     fs::{self, File},
