@@ -96,7 +96,7 @@ impl Machine {
     fn wait<T>(&mut self, what: &str, mut probe: impl FnMut(&mut Self) -> Option<T>) -> T {
         let requirement = Requirement {
             description: what.to_owned(),
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
             hint: "is the machine very busy?".to_owned(),
         };
         until(&requirement, &Interrupt::default(), || {
