@@ -4,4 +4,5 @@ pub mod args;
 pub mod engine;
 pub mod guest;
 pub mod proxy;
+pub mod store;
 pub mod ui;
