@@ -1,11 +1,11 @@
 //! Records on disk: the state folders of all instances. Touches `STATE_ROOT`.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 
 use fireclaw_core::{
     alloc::Taken,
     error::{Context, Error, Kind, Result},
-    id::InstanceId,
+    id::{InstanceId, TapName},
     layout::{InstancePaths, Layout},
     spec::Settings,
     state::InstanceRecord,
@@ -81,7 +81,10 @@ impl<'a> Store<'a> {
             .collect();
         // A crash before the first record leaves a journal alone.
         names.extend(
-            fs::names(&self.settings.layout.journals())?.iter().filter_map(|n| n.strip_suffix(".jsonl")).map(str::to_owned),
+            fs::names(&self.settings.layout.journals())?
+                .iter()
+                .filter_map(|n| n.strip_suffix(".jsonl"))
+                .map(str::to_owned),
         );
         Ok(names
             .into_iter()
@@ -143,6 +146,19 @@ impl<'a> Store<'a> {
         Ok([dir.join(".env.next"), dir.join("provision.vars.next")])
     }
 
+    /// The tap of an instance whose record cannot be read, when its line can be made out.
+    pub fn taps_of(self, name: &str) -> Option<TapName> {
+        self.salvage(name, "VM_TAP")?.parse().ok()
+    }
+
+    /// The value of a key in a record that as a whole cannot be read.
+    fn salvage(self, name: &str, key: &str) -> Option<String> {
+        let bytes =
+            std::fs::read(self.settings.layout.state_root.join(format!(".vm-{name}")).join(".env")).ok()?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+    }
+
     /// What instances have, the damaged ones included as far as their lines can be made out.
     pub fn taken(self) -> Result<Taken> {
         let mut taken = Taken::default();
@@ -154,18 +170,11 @@ impl<'a> Store<'a> {
                     taken.links.insert(record.vm_tap.to_string());
                 }
                 Found::Damaged { name, .. } => {
-                    let path = self.settings.layout.state_root.join(format!(".vm-{name}")).join(".env");
-                    let bytes = std::fs::read(path).unwrap_or_default();
-                    for line in String::from_utf8_lossy(&bytes).lines() {
-                        match line.split_once('=') {
-                            Some(("HOST_PORT", port)) => taken.ports.extend(port.parse::<u16>().ok()),
-                            Some(("VM_IP", ip)) => taken.ips.extend(ip.parse::<std::net::Ipv4Addr>().ok()),
-                            Some(("VM_TAP", tap)) => {
-                                taken.links.insert(tap.to_owned());
-                            }
-                            _ => {}
-                        }
-                    }
+                    taken
+                        .ports
+                        .extend(self.salvage(&name, "HOST_PORT").and_then(|port| port.parse::<u16>().ok()));
+                    taken.ips.extend(self.salvage(&name, "VM_IP").and_then(|ip| ip.parse::<Ipv4Addr>().ok()));
+                    taken.links.extend(self.salvage(&name, "VM_TAP"));
                 }
             }
         }
