@@ -1,3 +1,5 @@
 //! Struct to text: everything that is written to a file or handed to a program. Pure, and pinned by golden files.
 
+pub mod firecracker;
+pub mod qemu;
 pub mod scripts;
