@@ -46,24 +46,22 @@ pub fn allocate(
         Some(port) => wanted(port, taken)?,
         None => first_port(base_port, taken)?,
     };
-    let vm_ip = network
-        .subnet
-        .hosts()
-        .find(|ip| *ip != network.gateway_ip() && !taken.ips.contains(ip))
-        .ok_or_else(|| {
-            Error::new("allocate", "an address")
-                .because(format!("all of SUBNET_CIDR {} are taken", network.subnet))
-                .hint("destroy an instance, or set a larger SUBNET_CIDR and BRIDGE_ADDR")
-        })?;
-    let vm_tap = id
-        .tap_candidates(vm_ip)
-        .into_iter()
-        .find(|tap| !taken.links.contains(tap.as_str()))
-        .ok_or_else(|| {
-            Error::new("allocate", "a tap name")
-                .because(format!("the names that `{id}` could have are taken by other links"))
-                .hint("choose another id; `ip link` shows the links")
-        })?;
+    let vm_ip =
+        network.subnet.hosts().find(|ip| *ip != network.gateway_ip() && !taken.ips.contains(ip)).ok_or_else(
+            || {
+                Error::new("allocate", "an address")
+                    .because(format!("all of SUBNET_CIDR {} are taken", network.subnet))
+                    .hint("destroy an instance, or set a larger SUBNET_CIDR and BRIDGE_ADDR")
+            },
+        )?;
+    let vm_tap =
+        id.tap_candidates(vm_ip).into_iter().find(|tap| !taken.links.contains(tap.as_str())).ok_or_else(
+            || {
+                Error::new("allocate", "a tap name")
+                    .because(format!("the names that `{id}` could have are taken by other links"))
+                    .hint("choose another id; `ip link` shows the links")
+            },
+        )?;
     Ok(Allocation { host_port, vm_ip, vm_mac: MacAddr::for_ip(vm_ip), vm_tap })
 }
 
@@ -136,7 +134,10 @@ mod tests {
     fn an_alike_tap_name_falls_back() {
         let network = NetworkSpec::new("br", "172.16.0.1/16", "172.16.0.0/16").unwrap();
         let taken = Taken { links: ["tmybot2".to_owned()].into(), ..Taken::default() };
-        assert_eq!(allocate(&id("my-bot"), &network, 18890, None, &taken).unwrap().vm_tap.as_str(), "tmybot0002");
+        assert_eq!(
+            allocate(&id("my-bot"), &network, 18890, None, &taken).unwrap().vm_tap.as_str(),
+            "tmybot0002"
+        );
     }
 
     proptest::proptest! {

@@ -213,8 +213,14 @@ impl Plan {
 
     /// Boot, and see it healthy.
     pub fn start(id: &InstanceId) -> Self {
-        let steps =
-            [Step::InstallServices, Step::JoinNetwork, Step::StartVm, Step::AwaitLogin, Step::StartProxy, Step::AwaitGates];
+        let steps = [
+            Step::InstallServices,
+            Step::JoinNetwork,
+            Step::StartVm,
+            Step::AwaitLogin,
+            Step::StartProxy,
+            Step::AwaitGates,
+        ];
         Self::of(Operation::Start, id, &steps, None)
     }
 

@@ -13,7 +13,13 @@ pub use setup::{ChangeFlags, ProvisionArgs, SetupArgs};
 /// `fireclaw doctor` shows each with its origin. Exit codes: 0 done, 1 failed, 2 refused, 3 no such instance, 4 the host
 /// is not ready, 5 made but not healthy, 6 held by another fireclaw, 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "fireclaw", version, propagate_version = true, max_term_width = 110, arg_required_else_help = true)]
+#[command(
+    name = "fireclaw",
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -305,7 +311,10 @@ pub struct ImageBuildArgs {
 /// The older names of the program: `vm-setup …` is `fireclaw setup …`, `vm-ctl …` the other commands.
 pub fn by_older_name(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut argv: Vec<OsString> = argv.into_iter().collect();
-    let name = argv.first().map(PathBuf::from).and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()));
+    let name = argv
+        .first()
+        .map(PathBuf::from)
+        .and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()));
     if name.as_deref() == Some("vm-setup") {
         argv.insert(1, "setup".into());
     }
@@ -336,7 +345,8 @@ mod tests {
         let mut command = Cli::command().term_width(100);
         command.build();
         let mut text = command.render_long_help().to_string();
-        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+        for sub in command.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
+        {
             text.push_str(&format!("\n=== {} ===\n{}", sub.get_name().to_owned(), sub.render_long_help()));
         }
         insta::assert_snapshot!(text);

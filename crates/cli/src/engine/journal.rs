@@ -63,7 +63,10 @@ impl Journal {
     pub fn append(&mut self, entry: &Entry) -> Result<()> {
         let mut line = serde_json::to_vec(entry).context("render", "a journal entry")?;
         line.push(b'\n');
-        self.file.write_all(&line).and_then(|()| self.file.sync_data()).context("write journal", self.path.display())
+        self.file
+            .write_all(&line)
+            .and_then(|()| self.file.sync_data())
+            .context("write journal", self.path.display())
     }
 
     /// Ends the journal: the operation is over.

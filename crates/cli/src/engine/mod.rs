@@ -144,8 +144,10 @@ impl Engine<'_> {
 fn kept(plan: &Plan, action: Action, error: Error) -> Error {
     let kind = match error.get_kind() {
         Kind::Interrupted => Kind::Interrupted,
-        _ if matches!(plan.operation, Operation::Setup | Operation::Provision | Operation::Start | Operation::Restart)
-            && matches!(action.step, Step::AwaitGates | Step::StartProxy | Step::AwaitLogin) =>
+        _ if matches!(
+            plan.operation,
+            Operation::Setup | Operation::Provision | Operation::Start | Operation::Restart
+        ) && matches!(action.step, Step::AwaitGates | Step::StartProxy | Step::AwaitLogin) =>
         {
             Kind::Unhealthy
         }
@@ -154,7 +156,13 @@ fn kept(plan: &Plan, action: Action, error: Error) -> Error {
     let made = matches!(plan.operation, Operation::Setup | Operation::Provision);
     let hint = error.get_hint().map_or_else(
         || format!("see `fireclaw status {}`", plan.id),
-        |hint| if made { format!("{hint}; `fireclaw provision {}` tries again", plan.id) } else { hint.to_owned() },
+        |hint| {
+            if made {
+                format!("{hint}; `fireclaw provision {}` tries again", plan.id)
+            } else {
+                hint.to_owned()
+            }
+        },
     );
     Error::new(verb(plan.operation), format!("instance `{}`", plan.id)).source(error).kind(kind).hint(hint)
 }
@@ -167,8 +175,12 @@ fn rolled_back(plan: &Plan, error: Error, undone: Result<()>) -> Error {
         Ok(()) => outer,
         Err(left) => {
             let text = format!("{}; and the undo failed: {}", outer.causes().join(": "), left.one_line());
-            let hint = hint.unwrap_or_else(|| format!("run `fireclaw destroy {} --force` to remove the rest", plan.id));
-            Error::new(verb(plan.operation), format!("instance `{}`", plan.id)).because(text).kind(kind).hint(hint)
+            let hint = hint
+                .unwrap_or_else(|| format!("run `fireclaw destroy {} --force` to remove the rest", plan.id));
+            Error::new(verb(plan.operation), format!("instance `{}`", plan.id))
+                .because(text)
+                .kind(kind)
+                .hint(hint)
         }
     }
 }

@@ -83,11 +83,13 @@ impl Bench {
     }
 
     fn run(&mut self, plan: &Plan, world: &mut World) -> Result<Vec<StepTime>> {
-        Engine { journal: &self.journal, interrupt: &self.interrupt, observer: &mut self.observer }.run(plan, world)
+        Engine { journal: &self.journal, interrupt: &self.interrupt, observer: &mut self.observer }
+            .run(plan, world)
     }
 
     fn recover(&mut self, world: &mut World) -> Result<Recovered> {
-        Engine { journal: &self.journal, interrupt: &self.interrupt, observer: &mut self.observer }.recover(world)
+        Engine { journal: &self.journal, interrupt: &self.interrupt, observer: &mut self.observer }
+            .recover(world)
     }
 }
 
@@ -104,9 +106,16 @@ fn a_failure_before_the_commit_leaves_nothing_and_one_after_it_keeps_all() {
         if index <= commit {
             assert!(world.there.is_empty(), "{} left {:?}", action.title(), world.there);
         } else {
-            assert!(world.there.contains(Step::SaveRecord.title()), "{} removed the instance", action.title());
+            assert!(
+                world.there.contains(Step::SaveRecord.title()),
+                "{} removed the instance",
+                action.title()
+            );
             assert_eq!(error.get_kind(), Kind::Unhealthy, "{}", action.title());
-            assert!(error.get_hint().unwrap().contains("status") || error.get_hint().unwrap().contains("provision"));
+            assert!(
+                error.get_hint().unwrap().contains("status")
+                    || error.get_hint().unwrap().contains("provision")
+            );
         }
     }
 }
@@ -137,7 +146,13 @@ fn a_cut_at_any_entry_is_recovered_by_the_next_run() {
             let mut journal = Journal::create(&bench.journal, &plan).unwrap();
             let mut world = World::default();
             if plan.operation != Operation::Setup {
-                world.there.extend(Plan::setup(&id()).actions.iter().filter(|a| a.step.undo_title().is_some()).map(|a| a.step.title()));
+                world.there.extend(
+                    Plan::setup(&id())
+                        .actions
+                        .iter()
+                        .filter(|a| a.step.undo_title().is_some())
+                        .map(|a| a.step.title()),
+                );
             }
             for entry in &whole[..cut] {
                 journal.append(entry).unwrap();

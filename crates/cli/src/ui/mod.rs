@@ -10,8 +10,8 @@ use std::{
 
 use fireclaw_core::error::{Context, Error, Result};
 pub use progress::Progress;
-pub use table::{fleet, table};
 use serde::Serialize;
+pub use table::{fleet, table};
 
 /// How this invocation writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,8 +125,9 @@ mod tests {
 
     #[test]
     fn an_error_is_printed_once_with_causes_and_hint() {
-        let error = Error::new("set up", "instance `a`")
-            .source(Error::new("run", "mke2fs").because("exit code 1: no space\nleft").hint("free some space"));
+        let error = Error::new("set up", "instance `a`").source(
+            Error::new("run", "mke2fs").because("exit code 1: no space\nleft").hint("free some space"),
+        );
         insta::assert_snapshot!(Ui::plain().error_text(&error), @r"
         error: cannot set up instance `a`
           caused by: cannot run mke2fs

@@ -31,7 +31,8 @@ impl Progress {
         if self.ui.live {
             let bar = ProgressBar::new_spinner();
             bar.set_style(
-                ProgressStyle::with_template("{spinner} {msg}  {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+                ProgressStyle::with_template("{spinner} {msg}  {elapsed}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
             );
             bar.set_message(title.to_owned());
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -59,7 +60,11 @@ impl Progress {
     }
 
     /// A step that is timed here.
-    pub fn step<T>(&mut self, title: &str, work: impl FnOnce(&mut Self) -> fireclaw_core::error::Result<T>) -> fireclaw_core::error::Result<(T, StepTime)> {
+    pub fn step<T>(
+        &mut self,
+        title: &str,
+        work: impl FnOnce(&mut Self) -> fireclaw_core::error::Result<T>,
+    ) -> fireclaw_core::error::Result<(T, StepTime)> {
         self.begin(title);
         let result = work(self);
         let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -49,7 +49,9 @@ pub struct Changes {
 impl RawChanges {
     /// Checks every value that was said.
     pub fn check(&self) -> Result<Changes> {
-        let key = |flag: &str, text: &Option<String>| text.as_deref().map(|text| value::api_key(flag, text)).transpose();
+        let key = |flag: &str, text: &Option<String>| {
+            text.as_deref().map(|text| value::api_key(flag, text)).transpose()
+        };
         Ok(Changes {
             telegram_token: match self.telegram_token.as_deref() {
                 None => None,
@@ -88,8 +90,12 @@ impl Changes {
         }
         if let Some(image) = &self.openclaw_image {
             if record.runtime == Runtime::Native {
-                return Err(Error::refused("--openclaw-image", image, format!("`{}` uses the native runtime", record.id))
-                    .hint("the runtime is chosen at setup: `fireclaw setup --runtime docker`"));
+                return Err(Error::refused(
+                    "--openclaw-image",
+                    image,
+                    format!("`{}` uses the native runtime", record.id),
+                )
+                .hint("the runtime is chosen at setup: `fireclaw setup --runtime docker`"));
             }
             new.openclaw_image.clone_from(image);
         }
@@ -113,18 +119,32 @@ impl Changes {
 /// Telegram needs somebody who may talk to the bot.
 fn check_telegram(record: &InstanceRecord) -> Result<()> {
     if record.telegram_token.is_some() && record.telegram_users.is_empty() {
-        return Err(Error::refused("--telegram-users", "", "names nobody, and a bot that answers everybody is not made")
-            .hint("add --telegram-users with at least one numeric id"));
+        return Err(Error::refused(
+            "--telegram-users",
+            "",
+            "names nobody, and a bot that answers everybody is not made",
+        )
+        .hint("add --telegram-users with at least one numeric id"));
     }
     Ok(())
 }
 
 /// Refuses a bot token that another instance polls with: Telegram answers the second poller with HTTP 409.
-pub fn check_bot_is_free<'a>(record: &InstanceRecord, others: impl IntoIterator<Item = &'a InstanceRecord>) -> Result<()> {
+pub fn check_bot_is_free<'a>(
+    record: &InstanceRecord,
+    others: impl IntoIterator<Item = &'a InstanceRecord>,
+) -> Result<()> {
     let Some(token) = &record.telegram_token else { return Ok(()) };
-    match others.into_iter().find(|other| other.id != record.id && other.telegram_token.as_ref() == Some(token)) {
-        Some(other) => Err(Error::refused("--telegram-token", "<hidden>", format!("instance `{}` uses the same bot", other.id))
-            .hint("make another bot with @BotFather, or destroy the other instance")),
+    match others
+        .into_iter()
+        .find(|other| other.id != record.id && other.telegram_token.as_ref() == Some(token))
+    {
+        Some(other) => Err(Error::refused(
+            "--telegram-token",
+            "<hidden>",
+            format!("instance `{}` uses the same bot", other.id),
+        )
+        .hint("make another bot with @BotFather, or destroy the other instance")),
         None => Ok(()),
     }
 }
@@ -216,7 +236,11 @@ impl InstanceSpec {
         settings.layout.instance(&id)?;
         let changes = raw.changes.check()?;
         if raw.runtime == Some(Runtime::Native) && raw.changes.openclaw_image.is_some() {
-            return Err(Error::refused("--runtime", "native", "contradicts --openclaw-image, which is a container"));
+            return Err(Error::refused(
+                "--runtime",
+                "native",
+                "contradicts --openclaw-image, which is a container",
+            ));
         }
         let api_sock = raw.api_sock.clone().or_else(|| settings.api_sock.clone());
         if let Some(path) = &api_sock {
@@ -255,7 +279,11 @@ fn base(raw: &RawSetup, settings: &Settings) -> Result<Base> {
         return Ok(Base::Image(raw.image.as_deref().unwrap_or(ImageName::DEFAULT).parse()?));
     }
     if let Some(image) = &raw.image {
-        return Err(Error::refused("--image", image, "contradicts --base-kernel, --base-rootfs and --base-initrd"));
+        return Err(Error::refused(
+            "--image",
+            image,
+            "contradicts --base-kernel, --base-rootfs and --base-initrd",
+        ));
     }
     // What is not named comes from the top of BASE_IMAGES_DIR, as the contract's defaults say. A kernel of one's own
     // does not fit our initrd, so only an initrd that is named is used with it.

@@ -171,7 +171,8 @@ fn parse_config(text: &str) -> Result<toml::Table> {
         Error::new("read", Settings::CONFIG_FILE).kind(Kind::Refused).because(error.message())
     })?;
     for key in table.keys() {
-        if !KNOWN.iter().any(|(_, known, _)| known == key) && !FILE_ONLY.iter().any(|(known, _)| known == key) {
+        if !KNOWN.iter().any(|(_, known, _)| known == key) && !FILE_ONLY.iter().any(|(known, _)| known == key)
+        {
             let known: Vec<&str> =
                 KNOWN.iter().map(|(_, key, _)| *key).chain(FILE_ONLY.iter().map(|(key, _)| *key)).collect();
             return Err(Error::refused("key of config.toml", key.escape_debug(), "is unknown")
@@ -188,7 +189,9 @@ fn scalar(key: &str, value: &toml::Value) -> Result<String> {
         toml::Value::Array(items) => {
             Ok(items.iter().map(|item| scalar(key, item)).collect::<Result<Vec<_>>>()?.join(","))
         }
-        other => Err(Error::refused(format!("key {key} of config.toml"), other, "is not a string or a number")),
+        other => {
+            Err(Error::refused(format!("key {key} of config.toml"), other, "is not a string or a number"))
+        }
     }
 }
 
@@ -205,8 +208,12 @@ mod tests {
     use super::*;
 
     fn resolve(env: &[(&str, &str)], config: Option<&str>) -> Result<Settings> {
-        let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Settings::resolve(&|name| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()), config)
+        let env: Vec<(String, String)> =
+            env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Settings::resolve(
+            &|name| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()),
+            config,
+        )
     }
 
     #[test]
@@ -221,8 +228,11 @@ mod tests {
 
     #[test]
     fn environment_wins_over_the_file() {
-        let settings =
-            resolve(&[("BASE_PORT", "20000")], Some("base_port = 30000\nbridge_name = \"br9\"\ndns = [\"9.9.9.9\"]")).unwrap();
+        let settings = resolve(
+            &[("BASE_PORT", "20000")],
+            Some("base_port = 30000\nbridge_name = \"br9\"\ndns = [\"9.9.9.9\"]"),
+        )
+        .unwrap();
         assert_eq!(settings.base_port, 20000);
         assert_eq!(settings.network.bridge.as_str(), "br9");
         assert_eq!(settings.dns, Some(vec![Ipv4Addr::new(9, 9, 9, 9)]));

@@ -16,7 +16,9 @@ pub fn unquote(text: &str) -> Option<String> {
             b'"' => loop {
                 match bytes.next()? {
                     b'"' => break,
-                    b'\\' if matches!(bytes.peek(), Some(b'"' | b'\\' | b'$' | b'`')) => out.push(bytes.next()?),
+                    b'\\' if matches!(bytes.peek(), Some(b'"' | b'\\' | b'$' | b'`')) => {
+                        out.push(bytes.next()?)
+                    }
                     other => out.push(other),
                 }
             },

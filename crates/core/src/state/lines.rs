@@ -35,9 +35,12 @@ impl Lines {
     /// Reads a file's text. `what` names the file in errors; no value is ever in one.
     pub fn parse(what: &str, text: &str) -> Result<Self> {
         let damaged = |number: usize, why: &str| {
-            Error::new("read", what).because(format!("line {number} {why}")).hint("restore the file, or clear the instance with `fireclaw destroy ID --force`")
+            Error::new("read", what)
+                .because(format!("line {number} {why}"))
+                .hint("restore the file, or clear the instance with `fireclaw destroy ID --force`")
         };
-        let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+        let mut lines =
+            text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
         let mut format = Format::Legacy;
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (index, line) in lines.by_ref() {
@@ -129,11 +132,17 @@ mod tests {
 
     #[test]
     fn damage_is_told_by_line_and_without_values() {
-        for text in ["", "no equals sign secret-value", "FIRECLAW_STATE_FORMAT=plain-v1\nlower=secret-value"] {
+        for text in ["", "no equals sign secret-value", "FIRECLAW_STATE_FORMAT=plain-v1\nlower=secret-value"]
+        {
             let error = Lines::parse(".env", text).unwrap_err().one_line();
             assert!(!error.contains("secret-value"), "{error}");
         }
-        assert!(Lines::parse(".env", "FIRECLAW_STATE_FORMAT=plain-v9\nA=1").unwrap_err().one_line().contains("newer"));
+        assert!(
+            Lines::parse(".env", "FIRECLAW_STATE_FORMAT=plain-v9\nA=1")
+                .unwrap_err()
+                .one_line()
+                .contains("newer")
+        );
     }
 
     proptest::proptest! {

@@ -7,10 +7,7 @@ use crate::{
     error::{Error, Result},
     id::{InstanceId, MacAddr, TapName},
     secret::Secret,
-    spec::{
-        DiskSize, NetworkSpec, Runtime, SupervisorKind, VmmKind,
-        value,
-    },
+    spec::{DiskSize, NetworkSpec, Runtime, SupervisorKind, VmmKind, value},
 };
 
 /// The keys of model providers.
@@ -101,14 +98,20 @@ pub struct InstanceRecord {
 
 impl InstanceRecord {
     /// Reads the two files. `defaults` is the network for instances that do not record theirs (the Bash fireclaw's).
-    pub fn parse(what: &str, env: &str, provision_vars: Option<&str>, defaults: &NetworkSpec) -> Result<Self> {
+    pub fn parse(
+        what: &str,
+        env: &str,
+        provision_vars: Option<&str>,
+        defaults: &NetworkSpec,
+    ) -> Result<Self> {
         let mut lines = Lines::parse(what, env)?;
         let mut vars = match provision_vars {
             Some(text) => Lines::parse("provision.vars", text)?,
             None => Lines::default(),
         };
         let format = lines.format;
-        let network = match (lines.take("BRIDGE_NAME"), lines.take("BRIDGE_ADDR"), lines.take("SUBNET_CIDR")) {
+        let network = match (lines.take("BRIDGE_NAME"), lines.take("BRIDGE_ADDR"), lines.take("SUBNET_CIDR"))
+        {
             (Some(bridge), Some(addr), Some(subnet)) => NetworkSpec::new(&bridge, &addr, &subnet)?,
             _ => defaults.clone(),
         };
@@ -129,13 +132,20 @@ impl InstanceRecord {
             skills: value::skills(&fields.lines.take("SKILLS").unwrap_or_default())?,
             telegram_token: secret(vars.take("TELEGRAM_TOKEN")),
             telegram_users: value::telegram_users(&fields.lines.take("TELEGRAM_USERS").unwrap_or_default())?,
-            openclaw_image: fields.lines.take("OPENCLAW_IMAGE").unwrap_or_else(|| defaults::OPENCLAW_IMAGE.to_owned()),
+            openclaw_image: fields
+                .lines
+                .take("OPENCLAW_IMAGE")
+                .unwrap_or_else(|| defaults::OPENCLAW_IMAGE.to_owned()),
             vcpu: fields.parsed_or("VM_VCPU", || defaults::VCPU)?,
             mem_mib: fields.parsed_or("VM_MEM_MIB", || defaults::MEM_MIB)?,
-            disk_size: fields.parsed_or("DISK_SIZE", || DiskSize::DEFAULT.parse().expect("the default is valid"))?,
+            disk_size: fields
+                .parsed_or("DISK_SIZE", || DiskSize::DEFAULT.parse().expect("the default is valid"))?,
             api_sock: fields.lines.take("API_SOCK").unwrap_or_default().into(),
             ssh_key_path: fields.lines.take("SSH_KEY_PATH").unwrap_or_default().into(),
-            skip_browser_install: fields.lines.take("SKIP_BROWSER_INSTALL").is_some_and(|text| text == "true" || text == "1"),
+            skip_browser_install: fields
+                .lines
+                .take("SKIP_BROWSER_INSTALL")
+                .is_some_and(|text| text == "true" || text == "1"),
             keys: ProviderKeys {
                 anthropic: secret(fields.lines.take("ANTHROPIC_API_KEY")),
                 openai: secret(fields.lines.take("OPENAI_API_KEY")),
@@ -152,7 +162,8 @@ impl InstanceRecord {
             },
             created_at: fields.lines.take("CREATED_AT").unwrap_or_default(),
             // The Bash fireclaw removes an instance whose setup failed: one that is there was provisioned.
-            provisioned: fields.lines.take("PROVISIONED").is_none_or(|text| text == "true") || format != Format::PlainV2,
+            provisioned: fields.lines.take("PROVISIONED").is_none_or(|text| text == "true")
+                || format != Format::PlainV2,
             network,
             id,
             unknown: lines.rest(),
@@ -161,7 +172,8 @@ impl InstanceRecord {
 
     /// The text of `.env`. Refuses a value that would not come back the same.
     pub fn render_env(&self) -> Result<String> {
-        let key = |secret: &Option<Secret>| secret.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
+        let key =
+            |secret: &Option<Secret>| secret.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
         let mut lines = Lines::default();
         lines.push("INSTANCE_ID", self.id.as_str());
         lines.push("HOST_PORT", self.host_port.to_string());
@@ -203,7 +215,8 @@ impl InstanceRecord {
 
     /// The text of `provision.vars`.
     pub fn render_provision_vars(&self) -> Result<String> {
-        let key = |secret: &Option<Secret>| secret.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
+        let key =
+            |secret: &Option<Secret>| secret.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
         let mut lines = Lines::default();
         lines.push("INSTANCE_ID", self.id.as_str());
         lines.push("TELEGRAM_TOKEN", key(&self.telegram_token));
@@ -242,7 +255,9 @@ impl Fields<'_> {
         default: impl FnOnce() -> T,
     ) -> Result<T> {
         match self.lines.take(key) {
-            Some(text) if !text.is_empty() => text.parse().map_err(|_| self.damaged(key, "has a value that cannot be read")),
+            Some(text) if !text.is_empty() => {
+                text.parse().map_err(|_| self.damaged(key, "has a value that cannot be read"))
+            }
             _ => Ok(default()),
         }
     }
@@ -264,7 +279,10 @@ mod tests {
     #[test]
     fn a_bash_instance_is_read_with_its_defaults() {
         let record = InstanceRecord::parse(".env", V1, Some(V1_VARS), &NetworkSpec::default()).unwrap();
-        assert_eq!((record.vmm, record.supervisor, record.runtime), (VmmKind::Firecracker, SupervisorKind::Systemd, Runtime::Docker));
+        assert_eq!(
+            (record.vmm, record.supervisor, record.runtime),
+            (VmmKind::Firecracker, SupervisorKind::Systemd, Runtime::Docker)
+        );
         assert!(record.provisioned);
         assert_eq!(record.telegram_token.as_ref().unwrap().expose(), "1:a");
         assert_eq!(record.keys.anthropic.as_ref().unwrap().expose(), "sk-\"$'x");
@@ -305,7 +323,8 @@ mod tests {
         let text = V1.replace("HOST_PORT=18891", "HOST_PORT=x");
         let error = InstanceRecord::parse(".env", &text, None, &NetworkSpec::default()).unwrap_err();
         assert!(error.one_line().contains("HOST_PORT"), "{}", error.one_line());
-        let error = InstanceRecord::parse(".env", "\u{0}\u{1}garbage", None, &NetworkSpec::default()).unwrap_err();
+        let error =
+            InstanceRecord::parse(".env", "\u{0}\u{1}garbage", None, &NetworkSpec::default()).unwrap_err();
         assert!(error.get_hint().is_some());
     }
 }
