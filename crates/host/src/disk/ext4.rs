@@ -94,6 +94,6 @@ pub fn repair(exec: &dyn Exec, path: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::new("repair", format!("the filesystem in {}", path.display()))
-        .because(format!("e2fsck ended with {}: {}", output.code(), output.last_words()))
+        .because(format!("e2fsck ended with {}: {}", output.code(), output.text()))
         .hint(format!("look at it with `e2fsck -f {}`, or take another base", path.display())))
 }
