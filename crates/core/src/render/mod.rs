@@ -2,5 +2,6 @@
 
 pub mod cloud_init;
 pub mod firecracker;
+pub mod nft;
 pub mod qemu;
 pub mod scripts;
