@@ -17,13 +17,15 @@ use fireclaw_core::{
 };
 use fireclaw_host::{
     exec::{Output, Stdin, Stream},
-    ssh::{Guest, LoginState},
+    ssh::{Guest, LoginState, wait_for_login},
     wait::{Probed, Requirement, until},
 };
 
 use super::Steps;
 use crate::{app::own_program, deadlines, digest, engine::Observer};
 
+/// The port of the guest's sshd.
+pub const SSH_PORT: u16 = 22;
 /// Where this program lies in a guest.
 pub const AGENT: &str = "/usr/local/bin/fireclaw";
 
@@ -41,23 +43,16 @@ impl Steps<'_> {
             hint: format!("see the boot log: `fireclaw logs {} host --no-follow`", self.id),
         };
         let mut looked = Instant::now();
-        until(&requirement, &self.app.interrupt, || {
-            match self.app.host.shell.login(&guest) {
-                Ok(LoginState::Ready) => return Probed::Ready(()),
-                Ok(LoginState::NotYet(why)) => {
-                    watch.detail(&why);
-                    // A VM that died will not answer: say so at once and not at the deadline.
-                    if looked.elapsed() > Duration::from_secs(1) {
-                        looked = Instant::now();
-                        if let Err(error) = self.vm_must_live() {
-                            return Probed::Never(error);
-                        }
-                    }
-                    Probed::NotYet(why)
-                }
-                Err(error) => Probed::Never(error),
+        let mut meanwhile = |why: &str| {
+            watch.detail(why);
+            if looked.elapsed() < Duration::from_secs(1) {
+                return Ok(());
             }
-        })
+            looked = Instant::now();
+            // A VM that died will not answer: say so at once and not at the deadline.
+            self.vm_must_live()
+        };
+        wait_for_login(self.app.host.shell.as_ref(), &guest, &requirement, &self.app.interrupt, &mut meanwhile)
     }
 
     /// Gives the guest this very program, unless it has it.
@@ -179,7 +174,7 @@ impl Steps<'_> {
             return Ok(());
         }
         let guest = self.guest()?;
-        if !matches!(self.app.host.shell.login(&guest), Ok(LoginState::Ready)) {
+        if !matches!(self.app.host.shell.login(&guest), Ok(LoginState::In)) {
             watch.warn(&format!("no SSH login at {}: the gateway is stopped with its VM", guest.ip));
             return Ok(());
         }
@@ -215,10 +210,12 @@ pub fn guest_of(app: &crate::app::App, record: &InstanceRecord) -> Result<Guest>
     };
     Ok(Guest {
         ip: record.vm_ip,
+        port: SSH_PORT,
         user: fireclaw_core::guest::USER.to_owned(),
         key: key.clone(),
         known_hosts: paths.known_hosts,
-        control: paths.ssh_control,
+        // This invocation's alone: closing it must not end another's session.
+        control: paths.ssh_control.with_extension(std::process::id().to_string()),
     })
 }
 
