@@ -45,7 +45,8 @@ mod tests {
     #[test]
     fn what_is_there_stays_and_a_second_time_changes_nothing() {
         let registries = ["172.16.0.1:5000".to_owned()];
-        let text = daemon_json(Some(r#"{"debug":true,"insecure-registries":["a:1"]}"#), &registries, true).unwrap();
+        let text =
+            daemon_json(Some(r#"{"debug":true,"insecure-registries":["a:1"]}"#), &registries, true).unwrap();
         let text = text.unwrap();
         insta::assert_snapshot!(text);
         assert_eq!(daemon_json(Some(&text), &registries, true).unwrap(), None);

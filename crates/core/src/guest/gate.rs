@@ -92,7 +92,10 @@ fn startup_gate(body: &Value) -> Reading {
         None => status.to_owned(),
     });
     let health = if started { Health::Up } else { Health::Starting };
-    Reading { version: body.get("version").and_then(Value::as_str).map(str::to_owned), ..Reading::new(health, started, detail) }
+    Reading {
+        version: body.get("version").and_then(Value::as_str).map(str::to_owned),
+        ..Reading::new(health, started, detail)
+    }
 }
 
 /// A gateway without start gates is started when it is live.
@@ -101,15 +104,22 @@ fn before_start_gates(live: &Answer) -> Reading {
     match live {
         _ if ok => Reading::new(Health::Up, true, None),
         Answer::Silence(why) => Reading::new(Health::Down, false, Some(why.clone())),
-        Answer::Http { status, .. } => {
-            Reading::new(Health::Down, false, Some(format!("status {status} and no JSON: not a gateway's answer")))
-        }
+        Answer::Http { status, .. } => Reading::new(
+            Health::Down,
+            false,
+            Some(format!("status {status} and no JSON: not a gateway's answer")),
+        ),
     }
 }
 
 fn failing(body: &Value) -> String {
-    let names: Vec<&str> =
-        body.get("failing").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let names: Vec<&str> = body
+        .get("failing")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     if names.is_empty() { "not ready".to_owned() } else { format!("not ready: {}", names.join(", ")) }
 }
 

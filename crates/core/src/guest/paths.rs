@@ -48,7 +48,8 @@ pub struct StateFiles {
 }
 
 /// Where an image may carry Node, best first.
-const NODES: [&str; 4] = ["/opt/openclaw/bin/node", "/opt/node/bin/node", "/usr/local/bin/node", "/usr/bin/node"];
+const NODES: [&str; 4] =
+    ["/opt/openclaw/bin/node", "/opt/node/bin/node", "/usr/local/bin/node", "/usr/bin/node"];
 
 /// Where an image may carry OpenClaw's package, best first.
 const PACKAGES: [&str; 4] = [
@@ -162,6 +163,9 @@ mod tests {
     fn the_unit_is_the_contracts() {
         let files = GuestPaths::instance(&"my-bot".parse().unwrap());
         assert_eq!(files.unit, Path::new("/etc/systemd/system/openclaw-my-bot.service"));
-        assert_eq!(GuestPaths::state(Path::new("/home/ubuntu")).config, Path::new("/home/ubuntu/.openclaw/openclaw.json"));
+        assert_eq!(
+            GuestPaths::state(Path::new("/home/ubuntu")).config,
+            Path::new("/home/ubuntu/.openclaw/openclaw.json")
+        );
     }
 }

@@ -114,7 +114,8 @@ impl ProvisionRequest {
     /// said it; this is for requests of other origins.
     pub fn check(&self) -> Result<()> {
         let token = self.gateway_token.expose();
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=');
+        let plain =
+            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=');
         if token.is_empty() || !token.bytes().all(plain) {
             return Err(Error::refused(
                 "gateway_token",
@@ -129,7 +130,11 @@ impl ProvisionRequest {
         if let Some(telegram) = &self.telegram {
             value::telegram_token(telegram.token.expose())?;
             if telegram.users.is_empty() {
-                return Err(Error::refused("--telegram-users", "", "names nobody: the bot would answer no one"));
+                return Err(Error::refused(
+                    "--telegram-users",
+                    "",
+                    "names nobody: the bot would answer no one",
+                ));
             }
         }
         let keys = [
@@ -266,7 +271,8 @@ impl From<Failure> for Error {
         if !failure.causes.is_empty() {
             error = error.because(failure.causes.join(": "));
         }
-        if let Some(kind) = crate::error::Kind::ALL.into_iter().find(|kind| kind.exit_code() == failure.code) {
+        if let Some(kind) = crate::error::Kind::ALL.into_iter().find(|kind| kind.exit_code() == failure.code)
+        {
             error = error.kind(kind);
         }
         match failure.hint {

@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn distributions() {
-        let debian = Os::parse("PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nVERSION_ID=\"13\"\nID=debian\n");
+        let debian =
+            Os::parse("PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nVERSION_ID=\"13\"\nID=debian\n");
         assert_eq!((debian.id.as_str(), debian.has_chromium()), ("debian", true));
         assert_eq!(debian.name, "Debian GNU/Linux 13 (trixie)");
         assert!(!Os::parse("ID=ubuntu\nID_LIKE=debian\n").has_chromium());

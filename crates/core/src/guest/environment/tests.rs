@@ -78,7 +78,10 @@ fn a_changed_secret_is_noticed() {
 
 #[test]
 fn the_users_own_variables_stay() {
-    let text = dotenv(Some("# mine\nFOO='a\nb'\nexport OPENCLAW_GATEWAY_TOKEN = old\nOPENCLAW_GATEWAY_TOKEN_X=1"), "new");
+    let text = dotenv(
+        Some("# mine\nFOO='a\nb'\nexport OPENCLAW_GATEWAY_TOKEN = old\nOPENCLAW_GATEWAY_TOKEN_X=1"),
+        "new",
+    );
     assert_eq!(text, "# mine\nFOO='a\nb'\nOPENCLAW_GATEWAY_TOKEN_X=1\nOPENCLAW_GATEWAY_TOKEN=new\n");
     assert_eq!(dotenv(Some(&text), "new"), text);
     assert_eq!(dotenv(None, "t"), "OPENCLAW_GATEWAY_TOKEN=t\n");

@@ -9,10 +9,10 @@ fn ask(table: &[(&str, u16, &str)]) -> (Reading, Vec<String>) {
     let mut asked = Vec::new();
     let reading = read(|path| {
         asked.push(path.to_owned());
-        table
-            .iter()
-            .find(|(known, ..)| *known == path)
-            .map_or_else(|| http(200, "<!doctype html><title>OpenClaw Control</title>"), |(_, status, body)| http(*status, body))
+        table.iter().find(|(known, ..)| *known == path).map_or_else(
+            || http(200, "<!doctype html><title>OpenClaw Control</title>"),
+            |(_, status, body)| http(*status, body),
+        )
     });
     (reading, asked)
 }
@@ -29,7 +29,8 @@ fn a_started_and_ready_gateway_is_up() {
 
 #[test]
 fn a_broken_channel_degrades_and_does_not_undo_the_start() {
-    let (reading, _) = ask(&[(STARTUP, 200, STARTED), (READY, 503, r#"{"ready":false,"failing":["telegram:default"]}"#)]);
+    let (reading, _) =
+        ask(&[(STARTUP, 200, STARTED), (READY, 503, r#"{"ready":false,"failing":["telegram:default"]}"#)]);
     assert_eq!((reading.health, reading.started), (Health::Degraded, true));
     assert_eq!(reading.detail.as_deref(), Some("not ready: telegram:default"));
 }
@@ -42,7 +43,8 @@ fn readiness_that_is_not_json_says_nothing() {
 
 #[test]
 fn a_pending_or_draining_gateway_is_starting() {
-    let pending = r#"{"ok":false,"status":"starting","version":"2026.9.6","pendingReason":"startup-sidecars"}"#;
+    let pending =
+        r#"{"ok":false,"status":"starting","version":"2026.9.6","pendingReason":"startup-sidecars"}"#;
     let (reading, asked) = ask(&[(STARTUP, 503, pending)]);
     assert_eq!((reading.health, reading.started), (Health::Starting, false));
     assert_eq!(reading.detail.as_deref(), Some("starting: startup-sidecars"));

@@ -9,7 +9,12 @@ fn setting(value: Option<Value>, will: Will) -> Setting {
 
 /// Merges one key. `now` and `wanted`: what is there and what is asked for; `before`: what was asked for last time (outer
 /// `None`: there was no last time; middle: this key was not answered for).
-fn one(will: Will, before: Option<Option<Option<i64>>>, now: Option<i64>, wanted: Option<i64>) -> (Option<i64>, bool) {
+fn one(
+    will: Will,
+    before: Option<Option<Option<i64>>>,
+    now: Option<i64>,
+    wanted: Option<i64>,
+) -> (Option<i64>, bool) {
     let current = now.map_or(json!({}), |now| json!({"a": {"b": now}}));
     let base: Option<Base> = before.map(|key| {
         key.into_iter().map(|value| ("/a/b".to_owned(), value.map(|value| json!(value)))).collect()
@@ -106,7 +111,8 @@ fn value() -> impl Strategy<Value = Option<Value>> {
 fn tree() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![(0..3_i64).prop_map(|n| json!(n)), Just(json!("s")), Just(json!([1, 2]))];
     let object = leaf.prop_recursive(3, 24, 4, |inner| {
-        prop::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect()))
+        prop::collection::btree_map("[a-d]", inner, 0..4)
+            .prop_map(|map| Value::Object(map.into_iter().collect()))
     });
     object.prop_map(|value| if value.is_object() { value } else { json!({"a": value}) })
 }

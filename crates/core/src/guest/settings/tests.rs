@@ -41,11 +41,13 @@ fn everything() {
 
 #[test]
 fn a_container_brings_its_own_browser_and_forbids_its_sandbox() {
-    let request =
-        request(r#""runtime":"docker","openclaw_image":"ghcr.io/openclaw/openclaw:latest-browser","browser":true"#);
+    let request = request(
+        r#""runtime":"docker","openclaw_image":"ghcr.io/openclaw/openclaw:latest-browser","browser":true"#,
+    );
     let browser = Browser { executable: None, sandbox: true };
     let settings = settings(&request, &Facts { browser: Some(browser), ..first_time() }, None);
-    let find = |pointer: &str| settings.iter().find(|setting| setting.pointer == pointer).unwrap().value.clone();
+    let find =
+        |pointer: &str| settings.iter().find(|setting| setting.pointer == pointer).unwrap().value.clone();
     assert_eq!(find("/browser/executablePath"), None);
     assert_eq!(find("/browser/headless"), Some(json!(true)));
     assert_eq!(find("/browser/noSandbox"), Some(json!(true)));
