@@ -159,7 +159,7 @@ impl Layout {
             initrd: images_dir.join("initrd.img"),
             seed: images_dir.join("seed.img"),
             images_dir,
-            vmm_config: config_dir.join("vm.json"),
+            vmm_config: config_dir.join("vm-config.json"),
             config_dir,
             console_log: logs_dir.join("console.log"),
             vmm_log: logs_dir.join("firecracker.log"),
