@@ -139,7 +139,7 @@ mod tests {
         for entry in [Entry::Begun(0), Entry::Done(0), Entry::Begun(1)] {
             journal.append(&entry).unwrap();
         }
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"do").unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"do").unwrap();
         let past = Past::read(&path).unwrap().unwrap();
         assert_eq!((past.begun.len(), past.done.len(), past.is_committed()), (2, 1, false));
         journal.remove().unwrap();

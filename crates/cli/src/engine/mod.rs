@@ -29,9 +29,9 @@ pub use journal::{Entry, Journal, Past};
 /// What the steps do. The command line's is `steps::Steps`; tests have their own.
 pub trait Effects {
     /// Carries a step out. Applying one that is done already must be fine.
-    fn apply(&mut self, step: Step) -> Result<()>;
+    fn apply(&mut self, step: Step, watch: &mut dyn Observer) -> Result<()>;
     /// Carries its inverse out. A thing that is not there is fine.
-    fn undo(&mut self, step: Step) -> Result<()>;
+    fn undo(&mut self, step: Step, watch: &mut dyn Observer) -> Result<()>;
 }
 
 /// Who watches: the progress display, and the tests that kill us.
@@ -124,8 +124,8 @@ impl Engine<'_> {
         let begun = Instant::now();
         let shield = (action.direction == Direction::Undo).then(|| self.interrupt.shield());
         let result = match action.direction {
-            Direction::Apply => effects.apply(action.step),
-            Direction::Undo => effects.undo(action.step),
+            Direction::Apply => effects.apply(action.step, self.observer),
+            Direction::Undo => effects.undo(action.step, self.observer),
         };
         drop(shield);
         let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -51,7 +51,7 @@ impl Engine<'_> {
                 if past.begun.iter().any(|action| action.step == Step::ProvisionGuest) {
                     self.observer
                         .warn(&format!("the last provision of `{id}` was interrupted; its settings are kept: run `fireclaw provision {id}`"));
-                    effects.apply(Step::CommitSettings)?;
+                    effects.apply(Step::CommitSettings, self.observer)?;
                 } else {
                     self.undo_begun(&past, effects)?;
                 }

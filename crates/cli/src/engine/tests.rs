@@ -17,7 +17,7 @@ struct World {
 }
 
 impl Effects for World {
-    fn apply(&mut self, step: Step) -> Result<()> {
+    fn apply(&mut self, step: Step, _: &mut dyn Observer) -> Result<()> {
         self.applied.push(step);
         // A step that fails may have done half of its work.
         if step.undo_title().is_some() {
@@ -29,7 +29,7 @@ impl Effects for World {
         Ok(())
     }
 
-    fn undo(&mut self, step: Step) -> Result<()> {
+    fn undo(&mut self, step: Step, _: &mut dyn Observer) -> Result<()> {
         self.undone.push(step);
         if self.fail_undo_of == Some(step) {
             return Err(Error::new("undo", step.title()).because("injected"));
@@ -159,8 +159,8 @@ fn a_cut_at_any_entry_is_recovered_by_the_next_run() {
                 if let Entry::Begun(index) = entry {
                     let action = plan.actions[*index];
                     let _ = match action.direction {
-                        Direction::Apply => world.apply(action.step),
-                        Direction::Undo => world.undo(action.step),
+                        Direction::Apply => world.apply(action.step, &mut Quiet::default()),
+                        Direction::Undo => world.undo(action.step, &mut Quiet::default()),
                     };
                 }
             }

@@ -1,5 +1,16 @@
 //! The host's network as the engine sees it: one trait over bridge, taps and firewall. The real one is put together from
 //! `link`, `tap` and `nft`.
+//!
+//! A link is ours when its alias says so: `fireclaw` on the bridge, `fireclaw:ID` on a tap. Nothing else is changed or
+//! removed, with one exception: the Bash fireclaw left no alias, so its bridge and taps are known by name, kind and
+//! place, and marked when they are met.
+
+mod bridge;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fake;
+mod port;
+mod sockets;
+mod system;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -8,9 +19,19 @@ use fireclaw_core::{
     id::{BridgeName, InstanceId, MacAddr, TapName},
     spec::NetworkSpec,
 };
+use serde::{Deserialize, Serialize};
+pub use system::SystemNetwork;
+
+/// The alias of a bridge of ours.
+pub const BRIDGE_ALIAS: &str = "fireclaw";
+
+/// The alias of an instance's tap.
+pub fn tap_alias(instance: &InstanceId) -> String {
+    format!("{BRIDGE_ALIAS}:{instance}")
+}
 
 /// What a VM's card hangs on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// Whose it is; becomes the link's alias, by which a tap of ours is known.
     pub instance: InstanceId,
