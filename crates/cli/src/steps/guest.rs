@@ -52,7 +52,13 @@ impl Steps<'_> {
             // A VM that died will not answer: say so at once and not at the deadline.
             self.vm_must_live()
         };
-        wait_for_login(self.app.host.shell.as_ref(), &guest, &requirement, &self.app.interrupt, &mut meanwhile)
+        wait_for_login(
+            self.app.host.shell.as_ref(),
+            &guest,
+            &requirement,
+            &self.app.interrupt,
+            &mut meanwhile,
+        )
     }
 
     /// Gives the guest this very program, unless it has it.

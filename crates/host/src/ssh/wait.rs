@@ -17,14 +17,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// five seconds for some time.
 const REST: Duration = Duration::from_secs(6);
 
-/// Waits until we are in. A refusal ends the wait once it has lasted half a minute.
+/// Waits until we are in. A refusal ends the wait once it has lasted half a minute. `meanwhile` is called after each
+/// attempt with what it met; its error ends the wait.
 pub fn wait_for_login(
     shell: &dyn GuestShell,
     guest: &Guest,
     requirement: &Requirement,
     interrupt: &Interrupt,
+    meanwhile: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
-    wait_with(shell, guest, requirement, interrupt, PATIENCE, REST)
+    wait_with(shell, guest, requirement, interrupt, (PATIENCE, REST), meanwhile)
 }
 
 fn wait_with(
@@ -32,8 +34,8 @@ fn wait_with(
     guest: &Guest,
     requirement: &Requirement,
     interrupt: &Interrupt,
-    patience: Duration,
-    rest: Duration,
+    (patience, rest): (Duration, Duration),
+    meanwhile: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     // Since when the guest has refused us, and when it did so last.
     let mut refused: Option<(Instant, Instant, String)> = None;
@@ -47,7 +49,10 @@ fn wait_with(
             Ok(LoginState::In) => Probed::Ready(()),
             Ok(LoginState::NotYet(why)) => {
                 refused = None;
-                Probed::NotYet(why)
+                match meanwhile(&why) {
+                    Ok(()) => Probed::NotYet(why),
+                    Err(error) => Probed::Never(error),
+                }
             }
             Ok(LoginState::Denied(error) | LoginState::OtherHostKey(error)) => {
                 let since = refused.as_ref().map_or_else(Instant::now, |(since, ..)| *since);
@@ -78,7 +83,7 @@ mod tests {
         };
         let guest = FakeShell::guest();
         let (patience, rest) = (Duration::from_millis(patience_ms), Duration::from_millis(10));
-        wait_with(shell, &guest, &requirement, &Interrupt::default(), patience, rest)
+        wait_with(shell, &guest, &requirement, &Interrupt::default(), (patience, rest), &mut |_| Ok(()))
     }
 
     fn denied() -> LoginState {
@@ -97,6 +102,24 @@ mod tests {
         });
         wait(&shell, 60_000).unwrap();
         assert_eq!(shell.logins(), 4);
+    }
+
+    #[test]
+    fn what_is_seen_meanwhile_can_end_the_wait() {
+        let shell = FakeShell::silent();
+        shell.on_login(|_| Ok(LoginState::NotYet("no route".into())));
+        let requirement = Requirement {
+            description: "SSH login".into(),
+            deadline: Duration::from_secs(20),
+            hint: "look".into(),
+        };
+        let error =
+            wait_for_login(&shell, &FakeShell::guest(), &requirement, &Interrupt::default(), &mut |_| {
+                Err(Error::new("keep", "the VM running"))
+            })
+            .unwrap_err();
+        assert!(error.one_line().contains("the VM running"), "{}", error.one_line());
+        assert_eq!(shell.logins(), 1);
     }
 
     #[test]
