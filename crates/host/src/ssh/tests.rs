@@ -29,7 +29,7 @@ struct Sshd {
     child: Child,
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 impl Sshd {
     fn start() -> Self {
