@@ -38,12 +38,12 @@ pub async fn read(gateway: &Server, deadline: Duration) -> Reading {
     loop {
         // The reader is told what is known so far. The first thing that it misses is asked, and it reads again.
         let mut missing = None;
-        let reading = gate::read(|path| match known.iter().find(|(asked, _)| asked == path) {
-            Some((_, answer)) => answer.clone(),
-            None => {
-                missing.get_or_insert_with(|| path.to_owned());
-                Answer::Silence(String::new())
+        let reading = gate::read(|path| {
+            if let Some((_, answer)) = known.iter().find(|(asked, _)| asked == path) {
+                return answer.clone();
             }
+            missing.get_or_insert_with(|| path.to_owned());
+            Answer::Silence(String::new())
         });
         let Some(path) = missing else { return reading };
         let answer = match http::get(gateway, &path, deadline).await {
@@ -100,8 +100,10 @@ mod tests {
     const STARTED: &str = r#"{"ok":true,"status":"started"}"#;
     const LIVE: &str = r#"{"ok":true,"status":"live"}"#;
 
+    type Answers = &'static [(&'static str, u16, &'static str)];
+
     /// A gateway that answers each path with a status and body and writes down what it was asked. It stops with the test.
-    fn gateway(answers: &'static [(&str, u16, &str)]) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    fn gateway(answers: Answers) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -133,7 +135,7 @@ mod tests {
     #[test]
     fn gateways_of_every_kind() {
         use Health::{Degraded, Down, Starting, Up};
-        let cases: [(&'static [(&str, u16, &str)], Health, &[&str]); 8] = [
+        let cases: [(Answers, Health, &[&str]); 8] = [
             (
                 &[("/startupz", 200, STARTED), ("/readyz", 200, r#"{"ready":true}"#)],
                 Up,
