@@ -105,7 +105,8 @@ pub(super) fn forwarding(app: &App) -> Finding {
         }
         Ok(tables) => {
             let tables = tables.join(", ");
-            let detail = format!("{tables} drops forwarded packets by default: guests may not reach the internet");
+            let detail =
+                format!("{tables} drops forwarded packets by default: guests may not reach the internet");
             let bridge = &app.settings.network.bridge;
             let command = format!("allow packets from and to {bridge} in that firewall");
             Finding::bad("forwarding", detail, Fix::Command(command)).advice()

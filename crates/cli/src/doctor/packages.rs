@@ -12,7 +12,8 @@ use super::{Finding, Fix};
 use crate::{app::App, engine::Observer};
 
 /// QEMU's program for this machine, and its Debian package.
-pub const QEMU: &str = if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+pub const QEMU: &str =
+    if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 const QEMU_PACKAGE: &str = if cfg!(target_arch = "aarch64") { "qemu-system-arm" } else { "qemu-system-x86" };
 
 /// What a command needs of the host.

@@ -25,7 +25,8 @@ impl Steps<'_> {
         if let Some(initrd) = &base.initrd {
             pin(initrd, &paths.initrd)?;
         }
-        let disk = RootDisk::Copy { base: base.rootfs.clone(), target: paths.disk, size: record.disk_size.clone() };
+        let disk =
+            RootDisk::Copy { base: base.rootfs.clone(), target: paths.disk, size: record.disk_size.clone() };
         self.app.host.disks.create_root(&disk).map(drop)
     }
 

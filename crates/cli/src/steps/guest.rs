@@ -52,7 +52,13 @@ impl Steps<'_> {
             // A VM that died will not answer: say so at once and not at the deadline.
             self.vm_must_live()
         };
-        wait_for_login(self.app.host.shell.as_ref(), &guest, &requirement, &self.app.interrupt, &mut meanwhile)
+        wait_for_login(
+            self.app.host.shell.as_ref(),
+            &guest,
+            &requirement,
+            &self.app.interrupt,
+            &mut meanwhile,
+        )
     }
 
     /// Gives the guest this very program, unless it has it.
@@ -178,10 +184,14 @@ impl Steps<'_> {
             watch.warn(&format!("no SSH login at {}: the gateway is stopped with its VM", guest.ip));
             return Ok(());
         }
-        let unit = self.id.guest_unit();
-        let words = ["sudo", "-n", "systemctl", "stop", unit.as_str()];
+        let seconds = self.patience.as_secs().to_string();
         let deadline = self.patience + Duration::from_secs(20);
-        match self.run(&guest, &words, deadline) {
+        let unit = self.id.guest_unit();
+        let agent = ["sudo", "-n", AGENT, "guest", "stop", self.id.as_str(), "--timeout", &seconds];
+        // A guest that the Bash fireclaw made and this one never provisioned has no agent.
+        let plain = ["sudo", "-n", "systemctl", "stop", unit.as_str()];
+        let has_agent = self.run(&guest, &["test", "-x", AGENT], Duration::from_secs(60))?.status.success();
+        match self.run(&guest, if has_agent { &agent } else { &plain }, deadline) {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => {
                 watch.warn(&format!("the gateway did not stop by itself: {}", output.last_words()));
