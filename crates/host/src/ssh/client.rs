@@ -1,4 +1,5 @@
-//! The real [`GuestShell`]: OpenSSH's client. Starts programs; touches the control socket and the known_hosts file.
+//! The real [`GuestShell`]: OpenSSH's client. Starts programs; touches the control socket and the file
+//! of the pinned host key.
 
 use std::{
     ffi::OsString,
@@ -24,7 +25,7 @@ const CONNECT_SECONDS: u32 = 20;
 /// One attempt to log in, with a command that does nothing.
 const LOGIN: Duration = Duration::from_secs(40);
 /// A program of some tens of megabytes into an emulated guest.
-const PUSH: Duration = Duration::from_secs(600);
+const PUSH: Duration = Duration::from_mins(10);
 /// How long the master outlives its last session: enough for what an invocation does in between, little enough when
 /// the invocation was killed.
 const PERSIST_SECONDS: u32 = 15;
@@ -128,12 +129,9 @@ impl SystemShell {
 
     /// The client for a command on our own streams. It never becomes the master: its end would be the master's.
     pub(super) fn attached(guest: &Guest, words: &[String], tty: Option<bool>) -> Result<Cmd> {
-        let terminal = match tty {
-            Some(true) => "-tt",
-            Some(false) => "-T",
-            None if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => "-t",
-            None => "-T",
-        };
+        let ours = || std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+        // Twice the letter: also when we have none ourselves.
+        let terminal = if tty.unwrap_or_else(ours) { "-tt" } else { "-T" };
         let cmd = Self::client(guest, Trust::Pinned)?
             .args(["-o", "ControlMaster=no", terminal, "--", &guest.ip.to_string()])
             .args(words)

@@ -29,7 +29,7 @@ struct Sshd {
     child: Child,
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 impl Sshd {
     fn start() -> Self {
@@ -134,7 +134,7 @@ fn one_connection_serves_all_and_ends_when_it_is_closed() {
     let mut lines = Vec::new();
     let output = shell
         .run(&guest, &["cat"], Stdin::Bytes(b"one\ntwo".to_vec()), MINUTE, &mut |_, line| {
-            lines.push(line.to_owned())
+            lines.push(line.to_owned());
         })
         .unwrap();
     assert_eq!((output.stdout.as_slice(), lines), (b"one\ntwo".as_slice(), words(&["one", "two"])));

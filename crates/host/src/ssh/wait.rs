@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// five seconds for some time.
 const REST: Duration = Duration::from_secs(6);
 
-/// Waits until we are in. A refusal ends the wait once it has lasted half a minute. `meanwhile` is called after each
-/// attempt with what it met; its error ends the wait.
+/// Waits until we are in. A refusal ends the wait once it has lasted half a minute. `meanwhile` is told after each attempt
+/// why we are not in yet; its error ends the wait, for a VM that has died.
 pub fn wait_for_login(
     shell: &dyn GuestShell,
     guest: &Guest,
@@ -26,46 +26,65 @@ pub fn wait_for_login(
     interrupt: &Interrupt,
     meanwhile: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
-    wait_with(shell, guest, requirement, interrupt, (PATIENCE, REST), meanwhile)
+    let mut attempts = Attempts { shell, guest, patience: PATIENCE, rest: REST, refused: None };
+    attempts.wait(requirement, interrupt, meanwhile)
 }
 
-fn wait_with(
-    shell: &dyn GuestShell,
-    guest: &Guest,
-    requirement: &Requirement,
-    interrupt: &Interrupt,
-    (patience, rest): (Duration, Duration),
-    meanwhile: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<()> {
-    // Since when the guest has refused us, and when it did so last.
-    let mut refused: Option<(Instant, Instant, String)> = None;
-    until(requirement, interrupt, || {
-        if let Some((_, last, why)) = &refused
-            && last.elapsed() < rest
+struct Attempts<'a> {
+    shell: &'a dyn GuestShell,
+    guest: &'a Guest,
+    patience: Duration,
+    rest: Duration,
+    refused: Option<Refused>,
+}
+
+/// A guest that has refused us, the last times without exception.
+struct Refused {
+    since: Instant,
+    last: Instant,
+    why: String,
+}
+
+impl Attempts<'_> {
+    fn wait(
+        &mut self,
+        requirement: &Requirement,
+        interrupt: &Interrupt,
+        meanwhile: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        until(requirement, interrupt, || match self.attempt() {
+            Probed::NotYet(why) => match meanwhile(&why) {
+                Ok(()) => Probed::NotYet(why),
+                Err(error) => Probed::Never(error),
+            },
+            ended => ended,
+        })
+    }
+
+    fn attempt(&mut self) -> Probed<()> {
+        if let Some(refused) = &self.refused
+            && refused.last.elapsed() < self.rest
         {
-            return Probed::NotYet(why.clone());
+            return Probed::NotYet(refused.why.clone());
         }
-        match shell.login(guest) {
+        match self.shell.login(self.guest) {
             Ok(LoginState::In) => Probed::Ready(()),
             Ok(LoginState::NotYet(why)) => {
-                refused = None;
-                match meanwhile(&why) {
-                    Ok(()) => Probed::NotYet(why),
-                    Err(error) => Probed::Never(error),
-                }
+                self.refused = None;
+                Probed::NotYet(why)
             }
             Ok(LoginState::Denied(error) | LoginState::OtherHostKey(error)) => {
-                let since = refused.as_ref().map_or_else(Instant::now, |(since, ..)| *since);
-                if since.elapsed() >= patience {
+                let since = self.refused.as_ref().map_or_else(Instant::now, |refused| refused.since);
+                if since.elapsed() >= self.patience {
                     return Probed::Never(error);
                 }
                 let why = error.one_line();
-                refused = Some((since, Instant::now(), why.clone()));
+                self.refused = Some(Refused { since, last: Instant::now(), why: why.clone() });
                 Probed::NotYet(why)
             }
             Err(error) => Probed::Never(error),
         }
-    })
+    }
 }
 
 #[cfg(test)]
@@ -75,15 +94,19 @@ mod tests {
     use super::*;
     use crate::ssh::fake::FakeShell;
 
-    fn wait(shell: &FakeShell, patience_ms: u64) -> Result<()> {
+    fn wait(
+        shell: &FakeShell,
+        patience_ms: u64,
+        meanwhile: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
         let requirement = Requirement {
             description: "SSH login".into(),
             deadline: Duration::from_secs(20),
             hint: "look".into(),
         };
-        let guest = FakeShell::guest();
         let (patience, rest) = (Duration::from_millis(patience_ms), Duration::from_millis(10));
-        wait_with(shell, &guest, &requirement, &Interrupt::default(), (patience, rest), &mut |_| Ok(()))
+        let mut attempts = Attempts { shell, guest: &FakeShell::guest(), patience, rest, refused: None };
+        attempts.wait(&requirement, &Interrupt::default(), meanwhile)
     }
 
     fn denied() -> LoginState {
@@ -100,33 +123,15 @@ mod tests {
                 _ => LoginState::In,
             })
         });
-        wait(&shell, 60_000).unwrap();
+        wait(&shell, 60_000, &mut |_| Ok(())).unwrap();
         assert_eq!(shell.logins(), 4);
-    }
-
-    #[test]
-    fn what_is_seen_meanwhile_can_end_the_wait() {
-        let shell = FakeShell::silent();
-        shell.on_login(|_| Ok(LoginState::NotYet("no route".into())));
-        let requirement = Requirement {
-            description: "SSH login".into(),
-            deadline: Duration::from_secs(20),
-            hint: "look".into(),
-        };
-        let error =
-            wait_for_login(&shell, &FakeShell::guest(), &requirement, &Interrupt::default(), &mut |_| {
-                Err(Error::new("keep", "the VM running"))
-            })
-            .unwrap_err();
-        assert!(error.one_line().contains("the VM running"), "{}", error.one_line());
-        assert_eq!(shell.logins(), 1);
     }
 
     #[test]
     fn a_refusal_that_lasts_ends_the_wait() {
         let shell = FakeShell::silent();
         shell.on_login(|_| Ok(denied()));
-        let error = wait(&shell, 50).unwrap_err();
+        let error = wait(&shell, 50, &mut |_| Ok(())).unwrap_err();
         assert!(error.one_line().contains("the key is not taken"), "{}", error.one_line());
         assert!((2..20).contains(&shell.logins()), "{} attempts", shell.logins());
     }
@@ -135,7 +140,22 @@ mod tests {
     fn an_error_ends_the_wait_at_once() {
         let shell = FakeShell::silent();
         shell.on_login(|_| Err(Error::new("find", "program ssh")));
-        wait(&shell, 60_000).unwrap_err();
+        wait(&shell, 60_000, &mut |_| Ok(())).unwrap_err();
         assert_eq!(shell.logins(), 1);
+    }
+
+    #[test]
+    fn who_watches_hears_why_and_can_end_the_wait() {
+        let shell = FakeShell::silent();
+        shell.on_login(|_| Ok(LoginState::NotYet("refused".into())));
+        let mut heard = 0;
+        let error = wait(&shell, 60_000, &mut |why| {
+            assert_eq!(why, "refused");
+            heard += 1;
+            if heard < 3 { Ok(()) } else { Err(Error::new("find", "the VM")) }
+        })
+        .unwrap_err();
+        assert!(error.one_line().contains("cannot find the VM"), "{}", error.one_line());
+        assert_eq!((heard, shell.logins()), (3, 3));
     }
 }
