@@ -29,18 +29,14 @@ pub(super) fn ensure(
     events: &mut Events<'_>,
     changed: &mut Vec<String>,
 ) -> Result<Owner> {
-    let mut account = match find(guest)? {
-        Some(account) => account,
-        None => {
-            events.step(format!("create user {USER}"));
-            let args = ["--create-home", "--shell", "/bin/bash", "--user-group", USER];
-            guest.exec.check(Cmd::new("useradd").args(args))?;
-            changed.push("user".to_owned());
-            find(guest)?.ok_or_else(|| {
-                Error::new("find", format!("user {USER}")).because("useradd did not make it")
-            })?
-        }
-    };
+    if find(guest)?.is_none() {
+        events.step(format!("create user {USER}"));
+        let args = ["--create-home", "--shell", "/bin/bash", "--user-group", USER];
+        guest.exec.check(Cmd::new("useradd").args(args))?;
+        changed.push("user".to_owned());
+    }
+    let mut account = find(guest)?
+        .ok_or_else(|| Error::new("find", format!("user {USER}")).because("useradd did not make it"))?;
     let state = GuestPaths::state(&account.home);
     if runtime == Runtime::Docker {
         (account.uid, account.gid) = (USER_ID, USER_ID);

@@ -79,12 +79,7 @@ impl Configuration {
         guest.files.prepare_owned(&owner.state.candidate, &text, &owner.account)
     }
 
-    /// Puts the candidate in place.
-    pub(super) fn commit(&self, guest: &Guest<'_>, owner: &Owner) -> Result<()> {
-        guest.files.replace(&owner.state.candidate, &owner.state.config)
-    }
-
-    /// Remembers what was asked for. After [`Self::commit`]: a crash between the two is found as a request that is new and already
+    /// Remembers what was asked for, when the candidate is in its place: a crash between the two is found as a request that is new and already
     /// fulfilled.
     pub(super) fn remember(&self, guest: &Guest<'_>, files: &GuestFiles) -> Result<bool> {
         let stored = Stored { format: 1, asked: self.asked.clone() };

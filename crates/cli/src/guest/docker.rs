@@ -19,10 +19,10 @@ use fireclaw_host::{
 use super::{Guest, account::Owner, events::Events, native::VALIDATE, packages, service::Service};
 
 /// How long the daemon may take to answer. It takes most of a minute where the guest is emulated.
-const DAEMON: Duration = Duration::from_secs(300);
+const DAEMON: Duration = Duration::from_mins(5);
 
 /// How long an image may take to arrive.
-const PULL: Duration = Duration::from_secs(3600);
+const PULL: Duration = Duration::from_hours(1);
 
 /// Makes Docker run with what the request needs.
 pub(super) fn ensure_daemon(

@@ -35,28 +35,9 @@ use fireclaw_core::{
 use fireclaw_host::{exec::Exec, interrupt::Interrupt};
 use serde::Serialize;
 
-use self::{events::Events, files::Files, probe::Gateway, service::Service};
+use crate::args::GuestCommand;
 
-/// What the guest is asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GuestCommand {
-    /// Makes the guest what the request on standard input says; events on standard output.
-    Provision,
-    /// The gateway's unit and probes, as a [`HealthReport`].
-    Health {
-        /// Whose gateway.
-        instance: InstanceId,
-    },
-    /// Stops the gateway and waits for its running answers, as a [`fireclaw_core::guest::protocol::StopReport`].
-    Stop {
-        /// Whose gateway.
-        instance: InstanceId,
-        /// How long it may take before it is killed.
-        within: Duration,
-    },
-    /// What the guest has, as a [`fireclaw_core::guest::protocol::InfoReport`].
-    Info,
-}
+use self::{events::Events, files::Files, probe::Gateway, service::Service};
 
 /// Does it in this machine, which is the guest.
 pub fn run(command: GuestCommand, stdin: impl Read, out: &mut dyn Write, exec: &dyn Exec) -> Result<()> {
@@ -102,8 +83,10 @@ impl Guest<'_> {
                 }
                 Ok(())
             }
-            GuestCommand::Health { instance } => print(out, &self.health(&instance)?),
-            GuestCommand::Stop { instance, within } => print(out, &self.service(&instance).stop(within)?),
+            GuestCommand::Health { id } => print(out, &self.health(&id.parse()?)?),
+            GuestCommand::Stop { id, timeout } => {
+                print(out, &self.service(&id.parse()?).stop(Duration::from_secs(timeout))?)
+            }
             GuestCommand::Info => print(out, &info::info(self)?),
         }
     }

@@ -15,7 +15,7 @@ use fireclaw_host::exec::Cmd;
 use super::{Guest, account::Owner};
 
 /// A check of a configuration takes a second or two, and a minute where the guest is emulated.
-pub(super) const VALIDATE: Duration = Duration::from_secs(300);
+pub(super) const VALIDATE: Duration = Duration::from_mins(5);
 
 /// Where the image carries things.
 pub(super) struct Install {

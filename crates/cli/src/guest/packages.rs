@@ -15,7 +15,7 @@ pub(super) fn install(guest: &Guest<'_>, packages: &[&str], events: &mut Events<
             .args(["--quiet", "--yes", "-o", "DPkg::Lock::Timeout=600", verb])
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("NEEDRESTART_SUSPEND", "1")
-            .deadline(Duration::from_secs(1800))
+            .deadline(Duration::from_mins(30))
     };
     guest.exec.check_stream(apt("update"), &mut |_, line| events.log(line))?;
     let install = apt("install").arg("--no-install-recommends").args(packages);

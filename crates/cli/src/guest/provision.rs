@@ -162,7 +162,7 @@ impl Run<'_, '_> {
         let files = &self.guest.files;
         let Target { owner, configuration, .. } = target;
         if configuration.changed() {
-            configuration.commit(self.guest, owner)?;
+            files.replace(&owner.state.candidate, &owner.state.config)?;
             self.changed.push("openclaw.json".to_owned());
         }
         configuration.remember(self.guest, &self.files)?;

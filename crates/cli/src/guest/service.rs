@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fireclaw_core::{
     error::{Kind, Result},
     guest::{
-        gate::{UNIT_PROPERTIES, UnitState},
+        gate::{GatewayUnit, UNIT_PROPERTIES},
         paths::{GuestFiles, GuestPaths},
         protocol::StopReport,
         unit,
@@ -45,9 +45,9 @@ impl<'a> Service<'a> {
     }
 
     /// The unit as systemd knows it.
-    pub(super) fn state(&self) -> Result<UnitState> {
+    pub(super) fn state(&self) -> Result<GatewayUnit> {
         let cmd = Cmd::new("systemctl").args(["show", "--property", UNIT_PROPERTIES, self.name.as_str()]);
-        Ok(UnitState::parse(self.name.as_str(), &self.guest.exec.check(cmd)?.text()))
+        Ok(GatewayUnit::parse(self.name.as_str(), &self.guest.exec.check(cmd)?.text()))
     }
 
     /// The last lines of its log; none when they cannot be had.

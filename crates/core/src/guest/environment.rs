@@ -68,8 +68,7 @@ pub fn dotenv(current: Option<&str>, token: &str) -> String {
         text.push_str(line);
         text.push('\n');
     }
-    text.push_str(&format!("{GATEWAY_TOKEN}={token}\n"));
-    text
+    text + GATEWAY_TOKEN + "=" + token + "\n"
 }
 
 #[cfg(test)]

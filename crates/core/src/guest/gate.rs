@@ -5,8 +5,10 @@
 //! `/healthz` and `/health`. An address that a version does not know gives 404 or, with status 200, the page of the UI: only a JSON
 //! body counts.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
+
+use crate::report::Health;
 
 /// The start gate.
 pub const STARTUP: &str = "/startupz";
@@ -29,51 +31,50 @@ pub enum Answer {
     },
 }
 
-/// A gateway in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Health {
-    /// It serves.
-    Up,
-    /// It is on its way up, or still answers while it stops.
-    Starting,
-    /// It serves, and something that it needs (a channel, say) does not work.
-    Degraded,
-    /// Nothing answers as a gateway does.
-    Down,
-}
-
 /// What the probes said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reading {
     /// In one word.
     pub health: Health,
     /// Whether the start gate is passed, which is what a setup waits for: channels may still fail.
     pub started: bool,
     /// OpenClaw's version, where it tells one (to local callers).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Why it is not up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// Asks a gateway: two GETs when it is new and runs, one when it does not answer, at most three.
+/// Asks a gateway: two GETs when it is new and runs, one when it does not answer, two when it is old.
 pub fn read(mut get: impl FnMut(&str) -> Answer) -> Reading {
     let startup = get(STARTUP);
-    let mut reading = match (&startup, json(&startup)) {
-        (Answer::Silence(why), _) => return Reading::new(Health::Down, false, Some(why.clone())),
-        (Answer::Http { .. }, Some(body)) if body.get("status").is_some() => startup_gate(&body),
-        _ => return before_start_gates(&get(LIVE)),
+    if needs_live(&startup) {
+        return judge(&startup, Some(&get(LIVE)), None);
+    }
+    let reading = judge(&startup, None, None);
+    if reading.started { judge(&startup, None, Some(&get(READY))) } else { reading }
+}
+
+/// Whether the answer at [`STARTUP`] is from a gateway that has no such gate, so that [`LIVE`] decides.
+pub fn needs_live(startup: &Answer) -> bool {
+    matches!(startup, Answer::Http { .. }) && json(startup).is_none_or(|body| body.get("status").is_none())
+}
+
+/// Puts the answers together. `live` counts only where [`needs_live`] says so, `ready` only for a started gateway.
+pub fn judge(startup: &Answer, live: Option<&Answer>, ready: Option<&Answer>) -> Reading {
+    if let Answer::Silence(why) = startup {
+        return Reading::new(Health::Down, false, Some(why.clone()));
+    }
+    let mut reading = match json(startup).filter(|body| body.get("status").is_some()) {
+        Some(body) => startup_gate(&body),
+        None => return before_start_gates(live.unwrap_or(startup)),
     };
-    if reading.started {
-        let ready = get(READY);
-        if let Some(body) = json(&ready)
-            && body.get("ready").and_then(Value::as_bool) == Some(false)
-        {
-            reading.health = Health::Degraded;
-            reading.detail = Some(failing(&body));
-        }
+    let not_ready =
+        ready.and_then(json).filter(|body| body.get("ready").and_then(Value::as_bool) == Some(false));
+    if let Some(body) = not_ready.filter(|_| reading.started) {
+        reading.health = Health::Degraded;
+        reading.detail = Some(failing(&body));
     }
     reading
 }
@@ -129,24 +130,23 @@ fn json(answer: &Answer) -> Option<Value> {
 }
 
 /// What `fireclaw guest health` prints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HealthReport {
     /// The gateway's unit.
-    pub unit: UnitState,
+    pub unit: GatewayUnit,
     /// What its probes said. `detail` also tells when the unit is why.
     #[serde(flatten)]
     pub reading: Reading,
     /// OpenClaw refused its configuration: the unit stays down until that is mended.
-    #[serde(default)]
     pub refused: bool,
     /// The last lines of the gateway's log, when it failed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
 }
 
 /// A unit as systemd knows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnitState {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct GatewayUnit {
     /// Its name.
     pub name: String,
     /// `loaded`, `not-found`, …
@@ -166,7 +166,7 @@ pub struct UnitState {
 /// The properties to ask `systemctl show` for.
 pub const UNIT_PROPERTIES: &str = "LoadState,ActiveState,SubState,Result,ExecMainStatus,NRestarts";
 
-impl UnitState {
+impl GatewayUnit {
     /// Reads the output of `systemctl show --property=…` for a unit.
     pub fn parse(name: &str, text: &str) -> Self {
         let find = |key: &str| {
@@ -196,7 +196,7 @@ impl UnitState {
 
 impl HealthReport {
     /// A unit's state and its gateway's answers as one report.
-    pub fn new(unit: UnitState, mut reading: Reading, log: Vec<String>) -> Self {
+    pub fn new(unit: GatewayUnit, mut reading: Reading, log: Vec<String>) -> Self {
         let refused = unit.active == "failed" && unit.exit_status == super::EXIT_CONFIGURATION;
         if reading.health == Health::Down {
             if unit.is_up() {

@@ -1,3 +1,5 @@
+use std::os::unix::fs::MetadataExt;
+
 use fireclaw_core::guest::protocol::Event;
 use fireclaw_host::exec::Output;
 use serde_json::json;
@@ -30,7 +32,6 @@ fn a_container_is_pulled_configured_and_started() {
     assert!(events.contains(&Event::Log { line: "Status: Downloaded newer image".into() }));
     insta::assert_snapshot!(world.text(UNIT));
     assert_eq!(world.config()["browser"], json!({"headless": true, "noSandbox": true}));
-    use std::os::unix::fs::MetadataExt;
     assert_eq!(world.path(CONFIG).metadata().unwrap().uid(), 1000);
 }
 
@@ -142,7 +143,7 @@ fn a_hanging_container_is_killed_by_its_name() {
     let Some(world) = world() else { return };
     world.provisioned(&docker_request());
     world.machine(|machine| machine.hangs = true);
-    let command = GuestCommand::Stop { instance: "my-bot".parse().unwrap(), within: Duration::from_secs(60) };
+    let command = GuestCommand::Stop { id: "my-bot".into(), timeout: 60 };
     world.run(command, "").1.unwrap();
     assert!(world.exec.lines().contains(&"docker kill openclaw-my-bot".to_owned()));
 }

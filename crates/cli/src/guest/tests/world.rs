@@ -21,9 +21,11 @@ use fireclaw_host::{
     interrupt::Interrupt,
 };
 
-use super::super::{Files, Gateway, Guest, GuestCommand};
+use super::super::{Files, Gateway, Guest};
+use crate::args::GuestCommand;
 
 /// What the programs of the guest know.
+#[expect(clippy::struct_excessive_bools, reason = "each is one program's state, set by tests one at a time")]
 pub(super) struct Machine {
     /// The gateway's unit is active.
     pub active: bool,
@@ -66,9 +68,10 @@ pub(super) struct Port {
 impl Gateway for Port {
     fn get(&self, path: &str) -> Answer {
         let body = if path == "/readyz" { r#"{"ready":true}"# } else { r#"{"ok":true,"status":"started"}"# };
-        match self.machine.lock().unwrap().active {
-            true => Answer::Http { status: 200, body: body.to_owned() },
-            false => Answer::Silence("connection refused".to_owned()),
+        if self.machine.lock().unwrap().active {
+            Answer::Http { status: 200, body: body.to_owned() }
+        } else {
+            Answer::Silence("connection refused".to_owned())
         }
     }
 

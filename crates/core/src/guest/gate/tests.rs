@@ -71,8 +71,8 @@ fn pages_of_somebody_else_are_not_a_gateway() {
     assert_eq!(reading.detail.as_deref(), Some("connection refused"));
 }
 
-fn unit(show: &str) -> UnitState {
-    UnitState::parse("openclaw-a.service", show)
+fn unit(show: &str) -> GatewayUnit {
+    GatewayUnit::parse("openclaw-a.service", show)
 }
 
 const SILENCE: fn(&str) -> Answer = |_| Answer::Silence("connection refused".to_owned());

@@ -7,46 +7,53 @@ fn setting(value: Option<Value>, will: Will) -> Setting {
     Setting { pointer: "/a/b".to_owned(), value, will }
 }
 
-/// Merges one key. `now` and `wanted`: what is there and what is asked for; `before`: what was asked for last time (outer
-/// `None`: there was no last time; middle: this key was not answered for).
-fn one(
-    will: Will,
-    before: Option<Option<Option<i64>>>,
-    now: Option<i64>,
-    wanted: Option<i64>,
-) -> (Option<i64>, bool) {
+/// What was asked for last time.
+#[derive(Debug, Clone, Copy)]
+enum Before {
+    /// There was no last time.
+    Never,
+    /// This key was not answered for.
+    NotThis,
+    /// This, or nothing.
+    Asked(Option<i64>),
+}
+
+/// Merges one key. `now` and `wanted`: what is there and what is asked for.
+fn one(will: Will, before: Before, now: Option<i64>, wanted: Option<i64>) -> (Option<i64>, bool) {
     let current = now.map_or(json!({}), |now| json!({"a": {"b": now}}));
-    let base: Option<Base> = before.map(|key| {
-        key.into_iter().map(|value| ("/a/b".to_owned(), value.map(|value| json!(value)))).collect()
-    });
+    let base: Option<Base> = match before {
+        Before::Never => None,
+        Before::NotThis => Some(Base::new()),
+        Before::Asked(value) => Some([("/a/b".to_owned(), value.map(|value| json!(value)))].into()),
+    };
     let merged = merge(&current, base.as_ref(), &[setting(wanted.map(|wanted| json!(wanted)), will)]);
     (get(&merged.config, "/a/b").and_then(Value::as_i64), !merged.kept.is_empty())
 }
 
 #[test]
 fn the_table() {
-    let asked = |value: i64| Some(Some(Some(value)));
+    let asked = |value| Before::Asked(Some(value));
     let cases = [
         // will, asked last time, there now, asked now, result, kept
-        (Will::Choose, None, None, Some(1), Some(1), false),
-        (Will::Choose, None, Some(9), Some(1), Some(1), false),
-        (Will::Choose, None, Some(9), None, None, false),
+        (Will::Choose, Before::Never, None, Some(1), Some(1), false),
+        (Will::Choose, Before::Never, Some(9), Some(1), Some(1), false),
+        (Will::Choose, Before::Never, Some(9), None, None, false),
         (Will::Choose, asked(1), Some(1), Some(2), Some(2), false),
         (Will::Choose, asked(1), Some(9), Some(1), Some(9), true),
         (Will::Choose, asked(1), None, Some(1), None, true),
         (Will::Choose, asked(1), Some(9), Some(2), Some(2), false),
         (Will::Choose, asked(1), Some(9), None, None, false),
         (Will::Choose, asked(1), Some(2), Some(2), Some(2), false),
-        (Will::Choose, Some(Some(None)), Some(9), None, Some(9), true),
-        (Will::Choose, Some(Some(None)), Some(9), Some(1), Some(1), false),
-        (Will::Choose, Some(None), Some(9), Some(1), Some(9), true),
-        (Will::Choose, Some(None), None, Some(1), Some(1), false),
-        (Will::Suggest, None, Some(9), Some(1), Some(9), true),
-        (Will::Suggest, None, None, Some(1), Some(1), false),
+        (Will::Choose, Before::Asked(None), Some(9), None, Some(9), true),
+        (Will::Choose, Before::Asked(None), Some(9), Some(1), Some(1), false),
+        (Will::Choose, Before::NotThis, Some(9), Some(1), Some(9), true),
+        (Will::Choose, Before::NotThis, None, Some(1), Some(1), false),
+        (Will::Suggest, Before::Never, Some(9), Some(1), Some(9), true),
+        (Will::Suggest, Before::Never, None, Some(1), Some(1), false),
         (Will::Suggest, asked(1), Some(1), Some(2), Some(2), false),
         (Will::Suggest, asked(1), Some(9), Some(1), Some(9), true),
         (Will::Insist, asked(1), Some(9), Some(1), Some(1), false),
-        (Will::Insist, Some(Some(None)), Some(9), None, None, false),
+        (Will::Insist, Before::Asked(None), Some(9), None, None, false),
     ];
     for case in cases {
         let (will, before, now, wanted, result, kept) = case;
