@@ -3,34 +3,9 @@
 
 use std::time::Duration;
 
-use fireclaw_core::{
-    guest::gate::{self, Answer, Reading},
-    report::Health,
-};
+use fireclaw_core::guest::gate::{self, Answer, Reading};
 
 use crate::http::{self, Server};
-
-/// An address that a gateway is asked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Whether it has started.
-    Startup,
-    /// Whether it answers at all.
-    Live,
-    /// Whether everything works, channels included.
-    Ready,
-}
-
-impl Gate {
-    /// The path of the address.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Startup => gate::STARTUP,
-            Self::Live => gate::LIVE,
-            Self::Ready => gate::READY,
-        }
-    }
-}
 
 /// Asks a gateway what there is to ask: one GET when nobody answers, at most three, each with the deadline.
 pub async fn read(gateway: &Server, deadline: Duration) -> Reading {
@@ -54,33 +29,6 @@ pub async fn read(gateway: &Server, deadline: Duration) -> Reading {
     }
 }
 
-/// The health that three answers amount to, each a status and a body, or `None` where nobody answered or was asked.
-pub fn classify(
-    startup: Option<&(u16, Vec<u8>)>,
-    live: Option<&(u16, Vec<u8>)>,
-    ready: Option<&(u16, Vec<u8>)>,
-) -> Health {
-    let reading = gate::read(|path| {
-        let reply = match path {
-            gate::STARTUP => startup,
-            gate::LIVE => live,
-            _ => ready,
-        };
-        reply.map_or_else(|| Answer::Silence(String::new()), |(status, body)| answer(*status, body))
-    });
-    reported(reading.health)
-}
-
-/// The health of a reading in the words of the reports.
-pub const fn reported(health: gate::Health) -> Health {
-    match health {
-        gate::Health::Up => Health::Up,
-        gate::Health::Starting => Health::Starting,
-        gate::Health::Degraded => Health::Degraded,
-        gate::Health::Down => Health::Down,
-    }
-}
-
 fn answer(status: u16, body: &[u8]) -> Answer {
     Answer::Http { status, body: String::from_utf8_lossy(body).into_owned() }
 }
@@ -93,6 +41,8 @@ mod tests {
         sync::{Arc, Mutex},
         thread,
     };
+
+    use fireclaw_core::report::Health;
 
     use super::*;
 
@@ -158,14 +108,8 @@ mod tests {
         ];
         for (answers, health, paths) in cases {
             let (address, asked) = gateway(answers);
-            assert_eq!(reported(ask(address).health), health, "{answers:?}");
+            assert_eq!(ask(address).health, health, "{answers:?}");
             assert_eq!(*asked.lock().unwrap(), paths, "{answers:?}");
-            let of = |gate: Gate| {
-                let found = answers.iter().find(|(path, ..)| *path == gate.path());
-                Some(found.map_or((404, Vec::new()), |(_, status, body)| (*status, body.as_bytes().to_vec())))
-            };
-            let (startup, live, ready) = (of(Gate::Startup), of(Gate::Live), of(Gate::Ready));
-            assert_eq!(classify(startup.as_ref(), live.as_ref(), ready.as_ref()), health, "{answers:?}");
         }
     }
 
@@ -175,8 +119,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let reading = ask(address);
-        assert_eq!(reported(reading.health), Health::Down);
+        assert_eq!(reading.health, Health::Down);
         assert!(reading.detail.unwrap().contains("refused"));
-        assert_eq!(classify(None, None, None), Health::Down);
     }
 }
