@@ -4,8 +4,9 @@
 //!
 //! - `bridge fireclaw` pins each tap to the MAC and the address of its VM. It is a list of what may pass: anything that
 //!   is not IPv4 or ARP (IPv6, VLAN tags, 802.3 frames, cut-off headers) falls through to the `drop` at its end. The
-//!   hook `input` is filtered like `prerouting`, because the kernel hands frames for 01:80:c2:00:00:0x to the host
-//!   without the latter. No frame goes from one port to another, with or without isolated ports.
+//!   hook `input` is filtered like `prerouting`, because the kernel hands frames for most group addresses
+//!   (01:80:c2:00:00:0x) to the host without the latter. LLDP's would pass neither: `host::link` sets the port so that
+//!   it is a frame like others. No frame goes from one port to another, with or without isolated ports.
 //! - `inet fireclaw` decides where a VM's packets go. The host itself answers on nothing but `host_services`, and
 //!   replies to what the host began; both are judged before a foreign `dnat` (a published port of a container) can
 //!   rewrite the address. What leaves by another link is masqueraded and must be allowed by the VM's [`Egress`]. Every
@@ -140,7 +141,6 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
         None,
         &[
             "meta nfproto != ipv4 counter drop",
-            "ip saddr != @vms counter drop",
             "fib daddr type { local, broadcast, anycast, multicast } goto to_host",
         ],
     );
@@ -148,7 +148,8 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
         text,
         "input",
         Some("filter hook input priority filter"),
-        &["iifname @taps counter drop", &format!("iifname {bridge} goto to_host")],
+        // Once more, for what a foreign `redirect` has turned towards the host since.
+        &[&format!("iifname {bridge} goto to_host")],
     );
     chain(
         text,

@@ -78,18 +78,21 @@ fn a_guest_reaches_the_internet_behind_the_hosts_address() {
         guard(&[&port_a], Egress::Public);
         let server = listen(&lab.internet, SERVER);
         let client = connect(&a, SERVER, PATIENCE).expect("the internet is reached");
-        let (served, from) = accept(&server);
+        let (serving, from) = accept(&server);
         assert_eq!(from, UPLINK, "masqueraded");
-        assert!(passes(&client, &served) && passes(&served, &client));
+        assert!(passes(&client, &serving) && passes(&serving, &client));
 
         // The ruleset is swapped whenever a VM comes or goes; connections of the others live on.
         guard(&[&port_a, &port_b], Egress::Public);
-        assert!(passes(&client, &served) && passes(&served, &client), "a connection outlives a new ruleset");
+        assert!(
+            passes(&client, &serving) && passes(&serving, &client),
+            "a connection outlives a new ruleset"
+        );
 
         // A stricter policy holds for what is open, too.
         guard(&[&port_a, &port_b], Egress::None);
-        served.set_read_timeout(Some(GRACE)).expect("a timeout");
-        assert!(!passes(&client, &served), "an open connection is cut by a stricter policy");
+        serving.set_read_timeout(Some(GRACE)).expect("a timeout");
+        assert!(!passes(&client, &serving), "an open connection is cut by a stricter policy");
         drop(b);
     });
 }
@@ -120,11 +123,11 @@ fn the_host_reaches_its_guests() {
         guard(&[&port], Egress::None);
         let gateway = listen(&a, [172, 16, 0, 2]);
         let proxy = connect(&lab.host, [172, 16, 0, 2], PATIENCE).expect("the guest is reached");
-        let (served, from) = accept(&gateway);
+        let (serving, from) = accept(&gateway);
         assert_eq!(from, GATEWAY);
-        assert!(passes(&proxy, &served) && passes(&served, &proxy));
+        assert!(passes(&proxy, &serving) && passes(&serving, &proxy));
         // A closed port answers: the proxy sees a refusal and not a silence.
-        drop((gateway, served));
+        drop((gateway, serving));
         let refused = connect(&lab.host, [172, 16, 0, 2], PATIENCE).expect_err("nobody listens");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     });
@@ -146,7 +149,7 @@ fn datagrams_go_both_ways_through_a_real_tap() {
         host.say("from the host", (guest.ip(), 5555));
         assert_eq!(guest.receive_datagram().as_deref(), Some("from the host"));
         guest.send(&guest.datagram(GATEWAY, "and back"));
-        assert!(host.heard("and back"), "a reply to what the host began");
+        assert!(host.hears("and back"), "a reply to what the host began");
         network().detach(&guest.port.instance, &guest.port.tap).expect("detach");
     });
 }

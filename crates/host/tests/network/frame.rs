@@ -40,8 +40,17 @@ pub fn udp(from: (Ip, u16), to: (Ip, u16), data: &[u8]) -> Vec<u8> {
 
 /// The first segment of a TCP connection.
 pub fn syn(from: (Ip, u16), to: (Ip, u16)) -> Vec<u8> {
+    tcp(from, to, 0x02)
+}
+
+/// The end of a TCP connection.
+pub fn reset(from: (Ip, u16), to: (Ip, u16)) -> Vec<u8> {
+    tcp(from, to, 0x04)
+}
+
+fn tcp(from: (Ip, u16), to: (Ip, u16), flags: u8) -> Vec<u8> {
     let mut segment = [&from.1.to_be_bytes()[..], &to.1.to_be_bytes()].concat();
-    segment.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0x20, 0, 0, 0, 0, 0]);
+    segment.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
     let pseudo = [&from.0[..], &to.0, &[0, 6, 0, 20]].concat();
     let sum = checksum(&[&pseudo, &segment]);
     segment[16..18].copy_from_slice(&sum);

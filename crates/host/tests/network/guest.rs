@@ -143,22 +143,31 @@ impl Ear {
         self.hear_for(PATIENCE)
     }
 
-    /// Whether this has come. A marker that the ear sends to itself bounds the wait for what does not.
-    pub fn heard(&self, wanted: &str) -> bool {
+    /// Whether this has come, where it must.
+    pub fn hears(&self, wanted: &str) -> bool {
+        self.waits_for(wanted, None)
+    }
+
+    /// Whether this has come, where it must not. A marker that the ear sends to itself bounds the wait.
+    pub fn overhears(&self, unwanted: &str) -> bool {
         const MARKER: &str = "marker";
         let mut own = self.0.local_addr().expect("an address");
         own.set_ip(if own.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
         self.0.send_to(MARKER.as_bytes(), own).expect("sent");
+        self.waits_for(unwanted, Some(MARKER))
+    }
+
+    fn waits_for(&self, wanted: &str, marker: Option<&str>) -> bool {
         let mut patience = PATIENCE;
         while let Some((data, _)) = self.hear_for(patience) {
             if data == wanted {
                 return true;
             }
-            if data == MARKER {
+            if Some(data.as_str()) == marker {
                 patience = GRACE;
             }
         }
-        assert_eq!(patience, GRACE, "the marker never came");
+        assert!(marker.is_none() || patience == GRACE, "the marker never came");
         false
     }
 
