@@ -2,7 +2,7 @@
 
 use fireclaw_core::render::nft::{Egress, Options};
 
-use super::{Scene, none_arrives_by, on_stage, set_guard, six};
+use super::{none_arrives_by, on_stage, set_guard, six};
 use crate::{
     frame::{self, BROADCAST, Ip},
     guest::{Ear, GATEWAY, Guest, SERVICE, gateway_mac},
