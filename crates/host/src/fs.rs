@@ -2,7 +2,7 @@
 
 use std::{
     fs::{DirBuilder, File, Permissions},
-    io::{ErrorKind, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
 };
@@ -52,6 +52,21 @@ pub fn read_if_there(path: &Path) -> Result<Option<String>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::new("read", path.display().to_string()).source(error)),
     }
+}
+
+/// The last bytes of a file as text; `None` when it is not there. What is not UTF-8 is replaced.
+pub fn tail(path: &Path, bytes: u64) -> Result<Option<String>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::new("read", path.display().to_string()).source(error)),
+    };
+    let length = file.metadata().context("read", path.display())?.len();
+    let mut end = Vec::new();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))
+        .and_then(|_| file.read_to_end(&mut end))
+        .context("read", path.display())?;
+    Ok(Some(String::from_utf8_lossy(&end).into_owned()))
 }
 
 /// Removes a file; one that is not there is fine.
