@@ -40,8 +40,12 @@ pub struct Guest {
 impl Guest {
     /// Attaches a tap in the calling thread's namespace and takes it.
     pub fn boot(id: &str, ip: Ip) -> Self {
+        Self::boot_in(&NetworkSpec::default(), id, ip)
+    }
+
+    pub fn boot_in(spec: &NetworkSpec, id: &str, ip: Ip) -> Self {
         let port = port(id, ip);
-        network().attach(&NetworkSpec::default(), &port).expect("attach");
+        network().attach(spec, &port).expect("attach");
         let tap = tap::open(&port.tap).expect("open").into();
         Self { port, tap }
     }

@@ -118,7 +118,9 @@ pub fn guard(ports: &[&Port], egress: Egress) {
 }
 
 pub fn guard_with(vms: &[VmRules], options: &Options) {
-    network().install_firewall(&ruleset(&NetworkSpec::default(), vms, options)).expect("the ruleset loads");
+    network()
+        .install_firewall(&ruleset(&[(NetworkSpec::default(), vms.to_vec())], options))
+        .expect("the ruleset loads");
 }
 
 /// The host with our bridge and an uplink to an internet that has servers in public, private and metadata ranges, and

@@ -1,12 +1,17 @@
 //! Ways to others: another VM, private networks, the metadata address, and back in from outside.
 
-use fireclaw_core::render::nft::{Egress, Options};
+use fireclaw_core::{
+    id::MacAddr,
+    render::nft::{Egress, Options, ruleset},
+    spec::NetworkSpec,
+};
+use fireclaw_host::network::Network;
 
 use super::{none_arrives_by, on_stage, set_guard, six};
 use crate::{
     frame::{self, BROADCAST, Ip},
     guest::{Ear, GATEWAY, Guest, SERVICE, gateway_mac},
-    lab::{FORBIDDEN, METADATA, SERVER, guard_with, ip, json, load, rules_of, run, sysctl},
+    lab::{FORBIDDEN, METADATA, SERVER, guard_with, ip, json, load, network, rules_of, run, sysctl},
 };
 
 #[test]
@@ -41,6 +46,40 @@ fn another_vm_is_out_of_reach_by_either_of_two_ways() {
             let heard = if guarded { b.receive_shortly(wanted) } else { b.receive(wanted) };
             assert_eq!(heard.is_some(), !guarded, "{name}");
         }
+    });
+}
+
+#[test]
+fn another_network_of_ours_is_out_of_reach() {
+    on_stage(|_, scene| {
+        let far = NetworkSpec::new("lab-br0", "10.213.0.1/24", "10.213.0.0/24").expect("a network");
+        network().ensure_bridge(&far).expect("a second bridge");
+        let c = Guest::boot_in(&far, "c", [10, 213, 0, 2]);
+        let gateway = MacAddr::for_ip(far.gateway_ip()).octets();
+        for guarded in [false, true] {
+            if guarded {
+                let near = vec![rules_of(&scene.a.port, Egress::Open)];
+                let networks =
+                    [(NetworkSpec::default(), near), (far.clone(), vec![rules_of(&c.port, Egress::Open)])];
+                network().install_firewall(&ruleset(&networks, &Options::default())).expect("rules load");
+            } else {
+                network().remove_firewall().expect("no firewall");
+            }
+            let name = format!("from afar, guarded {guarded}");
+            let packet = frame::udp((c.ip(), 5555), (scene.a.ip(), SERVICE), name.as_bytes());
+            c.send(&frame::ethernet(gateway, c.mac(), 0x0800, &packet));
+            let wanted = |frame: &[u8]| scene.a.datagram_in(frame).filter(|data| *data == name);
+            let heard = if guarded { scene.a.receive_shortly(wanted) } else { scene.a.receive(wanted) };
+            assert_eq!(heard.is_some(), !guarded, "{name}");
+        }
+        // The guard is the rule and not a missing way.
+        c.send(&frame::ethernet(
+            gateway,
+            c.mac(),
+            0x0800,
+            &frame::udp((c.ip(), 5555), (SERVER, SERVICE), b"out"),
+        ));
+        assert!(scene.internet.hears("out"));
     });
 }
 

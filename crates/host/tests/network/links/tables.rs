@@ -24,7 +24,7 @@ fn our_tables_come_and_go_and_others_stay() {
         guard(&[&port("a", [172, 16, 0, 2])], Egress::Public);
         assert_eq!((elements("inet fireclaw vms"), elements("bridge fireclaw cards")), (1, 1));
 
-        let broken = ruleset(&spec(), &[], &Options::default()) + "nonsense\n";
+        let broken = ruleset(&[], &Options::default()) + "nonsense\n";
         let error = network().install_firewall(&broken).unwrap_err();
         assert!(
             error.one_line().contains("nonsense") || error.one_line().contains("syntax"),
@@ -46,8 +46,8 @@ fn the_ruleset_of_250_vms_and_of_none_loads() {
         let vms: Vec<VmRules> = (2..=251)
             .map(|last| rules_of(&port(&format!("bot-{last}"), [172, 16, 0, last]), Egress::Open))
             .collect();
-        network().install_firewall(&ruleset(&spec(), &vms, &Options::default())).unwrap();
-        network().install_firewall(&ruleset(&spec(), &[], &Options::default())).unwrap();
+        network().install_firewall(&ruleset(&[(spec(), vms)], &Options::default())).unwrap();
+        network().install_firewall(&ruleset(&[], &Options::default())).unwrap();
     });
 }
 
