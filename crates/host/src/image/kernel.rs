@@ -30,14 +30,15 @@ pub fn to_elf(image: &[u8]) -> Result<Option<Vec<u8>>> {
     };
     let begin = (sectors + 1) * 512 + word(0x248)?;
     let payload = image.get(begin..begin + word(0x24c)?).ok_or_else(damaged)?;
-    let elf = decompress(payload)?;
+    // The last four bytes are the length of what was packed; a decoder takes them for a broken second stream.
+    let elf = decompress(&payload[..payload.len().saturating_sub(4)])?;
     if !elf.starts_with(b"\x7fELF") {
         return Err(Error::new("unpack", "the kernel").because("what was packed in it is no ELF file"));
     }
     Ok(Some(elf))
 }
 
-/// Unpacks by magic number. What follows the compressed stream (its length) is not looked at.
+/// Unpacks by magic number.
 fn decompress(payload: &[u8]) -> Result<Vec<u8>> {
     let reader: Box<dyn Read + '_> = match payload {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::GzDecoder::new(payload)),
