@@ -6,7 +6,7 @@ use fireclaw_core::{
     spec::value::Runtime,
 };
 
-use super::{Guest, events::Events, packages};
+use super::{Guest, events::Events, native, packages};
 
 /// The packages of a browser that shows pages as people see them.
 const PACKAGES: [&str; 2] = ["chromium", "fonts-liberation"];
@@ -23,7 +23,9 @@ pub(super) fn ensure(
         // The guest's own browser is out of a container's reach; images whose tag ends in -browser bring one.
         return Ok(Some(Browser { executable: None, sandbox }));
     }
-    if find(guest).is_none() {
+    // An image of our own has no browser because its builder said so.
+    let own = native::find(guest).is_some_and(|install| GuestPaths::is_own(&install.package));
+    if find(guest).is_none() && !own {
         if os(guest)?.has_chromium() {
             events.step("install Chromium");
             match packages::install(guest, &PACKAGES, events) {

@@ -50,11 +50,13 @@ impl<'a> Service<'a> {
         Ok(GatewayUnit::parse(self.name.as_str(), &self.guest.exec.check(cmd)?.text()))
     }
 
-    /// The last lines of its log; none when they cannot be had.
+    /// The last lines of its last run's log; none when they cannot be had.
     pub(super) fn log(&self, lines: &str) -> Vec<String> {
-        let args =
-            ["--unit", self.name.as_str(), "--lines", lines, "--output", "cat", "--no-pager", "--quiet"];
-        match self.guest.exec.check(Cmd::new("journalctl").args(args)) {
+        let which = ["show", "--property", "InvocationID", "--value", self.name.as_str()];
+        let Ok(run) = self.guest.exec.check(Cmd::new("systemctl").args(which)) else { return Vec::new() };
+        let args = ["--lines", lines, "--output", "cat", "--no-pager", "--quiet"];
+        let only = format!("_SYSTEMD_INVOCATION_ID={}", run.text());
+        match self.guest.exec.check(Cmd::new("journalctl").args(args).arg(only)) {
             Ok(output) => output.text().lines().map(str::to_owned).collect(),
             Err(_) => Vec::new(),
         }

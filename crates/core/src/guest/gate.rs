@@ -137,7 +137,7 @@ pub struct HealthReport {
     /// What its probes said. `detail` also tells when the unit is why.
     #[serde(flatten)]
     pub reading: Reading,
-    /// OpenClaw refused its configuration: the unit stays down until that is mended.
+    /// OpenClaw refused its configuration or its state: the unit stays down until that is mended.
     pub refused: bool,
     /// The last lines of the gateway's log, when it failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -203,7 +203,10 @@ impl HealthReport {
                 reading.health = Health::Starting;
             } else {
                 reading.detail = Some(match (refused, unit.load.as_str()) {
-                    (true, _) => "OpenClaw refused its configuration (exit code 78)".to_owned(),
+                    (true, _) => {
+                        "OpenClaw will not start (exit code 78): its configuration or its state needs mending"
+                            .to_owned()
+                    }
                     (false, "not-found") => format!("there is no {}", unit.name),
                     _ => format!("{} is {} ({})", unit.name, unit.active, unit.result),
                 });

@@ -26,7 +26,7 @@ pub const USER: &str = "ubuntu";
 /// The uid and gid of that user, which are also those of `node` in OpenClaw's container image.
 pub const USER_ID: u32 = 1000;
 
-/// OpenClaw's exit code for a configuration that it does not take: starting it again would not help.
+/// OpenClaw's exit code for a configuration, or a state on disk, that it does not take: starting it again would not help.
 pub const EXIT_CONFIGURATION: i32 = 78;
 
 /// The longest that a gateway takes to finish its running answers and to stop, in seconds. OpenClaw drains for up to 315 s

@@ -59,6 +59,9 @@ const PACKAGES: [&str; 4] = [
     "/usr/lib/node_modules/openclaw",
 ];
 
+/// The folder of an image that fireclaw built.
+const OWN: &str = "/opt/openclaw";
+
 /// Where a browser that OpenClaw can drive may be, best first. Wrappers of snap packages are not among them.
 const BROWSERS: [&str; 4] = [
     "/usr/bin/chromium",
@@ -140,6 +143,11 @@ impl GuestPaths {
     /// Where OpenClaw's package may be.
     pub fn packages() -> impl Iterator<Item = PathBuf> {
         PACKAGES.iter().map(PathBuf::from)
+    }
+
+    /// Whether a package lies where fireclaw's own images have it.
+    pub fn is_own(package: &Path) -> bool {
+        package.starts_with(OWN)
     }
 
     /// Where a browser may be.
