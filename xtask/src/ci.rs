@@ -32,10 +32,19 @@ struct Check {
 
 const CHECKS: &[Check] = &[
     Check { name: "format", run: || cargo(&["fmt", "--all", "--check"]) },
-    Check { name: "lints", run: || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]) },
-    Check { name: "dependencies", run: || cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]) },
+    Check {
+        name: "lints",
+        run: || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+    },
+    Check {
+        name: "dependencies",
+        run: || cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]),
+    },
     Check { name: "tests", run: || cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]) },
-    Check { name: "release build", run: || cargo(&["build", "--release", "--locked", "--package", "fireclaw"]) },
+    Check {
+        name: "release build",
+        run: || cargo(&["build", "--release", "--locked", "--package", "fireclaw"]),
+    },
 ];
 
 /// Runs everything. `Ok(false)` when a check failed.
@@ -81,10 +90,15 @@ fn cargo(args: &[&str]) -> Result<bool> {
 fn advisories(rows: &mut Vec<(&'static str, bool, u64)>, skipped: &mut Vec<String>) -> Result<()> {
     say::head("advisories");
     let at = Instant::now();
-    let reachable = shell::ask("git", &["ls-remote", "--exit-code", "https://github.com/RustSec/advisory-db", "HEAD"])
-        .is_ok_and(|output| output.status.success());
+    let reachable =
+        shell::ask("git", &["ls-remote", "--exit-code", "https://github.com/RustSec/advisory-db", "HEAD"])
+            .is_ok_and(|output| output.status.success());
     if reachable {
-        rows.push(("advisories", cargo(&["deny", "--log-level", "error", "check", "advisories"])?, at.elapsed().as_secs()));
+        rows.push((
+            "advisories",
+            cargo(&["deny", "--log-level", "error", "check", "advisories"])?,
+            at.elapsed().as_secs(),
+        ));
     } else {
         say::line("the advisory database cannot be reached from here");
         skipped.push("advisories: the database at github.com cannot be reached from here".to_owned());
@@ -99,10 +113,14 @@ fn install() -> Result<()> {
         PACKAGES.iter().filter(|(program, _)| !shell::has(program)).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
         say::line(&format!("installing {}", missing.join(" ")));
-        let mut args = vec!["-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"];
+        let mut args =
+            vec!["-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"];
         args.extend(&missing);
         let done = shell::attach("apt-get", &["-q", "update"])?
-            && shell::attach("env", &[&["DEBIAN_FRONTEND=noninteractive", "apt-get"], args.as_slice()].concat())?;
+            && shell::attach(
+                "env",
+                &[&["DEBIAN_FRONTEND=noninteractive", "apt-get"], args.as_slice()].concat(),
+            )?;
         if !done {
             return Err(Error::new("install", missing.join(" ")).because("apt-get failed"));
         }

@@ -30,6 +30,8 @@ pub fn turn(world: &mut World) -> Result<()> {
     world.until("the recorded request", 10, || Ok(dir.join("requests").exists()))?;
     let requests = std::fs::read_to_string(dir.join("requests")).context("read", "the recorded requests")?;
     ensure(requests.contains("/v1/messages"), || "no request for a message".into())?;
-    ensure(requests.contains(&NASTY_KEY.escape_debug().to_string()), || "the provider did not see the key byte for byte".into())?;
+    ensure(requests.contains(&format!("key: {NASTY_KEY}\n")), || {
+        "the provider did not see the key byte for byte".into()
+    })?;
     ensure(requests.contains("Has it landed?"), || "the provider did not see the question".into())
 }

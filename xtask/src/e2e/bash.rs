@@ -12,8 +12,24 @@ use super::{
 
 /// Keys that the Bash fireclaw wrote; the others are ours.
 const V1: [&str; 19] = [
-    "INSTANCE_ID", "HOST_PORT", "VM_IP", "VM_TAP", "VM_MAC", "GATEWAY_TOKEN", "MODEL", "SKILLS", "TELEGRAM_USERS", "OPENCLAW_IMAGE",
-    "VM_VCPU", "VM_MEM_MIB", "DISK_SIZE", "API_SOCK", "SSH_KEY_PATH", "SKIP_BROWSER_INSTALL", "ANTHROPIC_API_KEY", "OPENAI_API_KEY",
+    "INSTANCE_ID",
+    "HOST_PORT",
+    "VM_IP",
+    "VM_TAP",
+    "VM_MAC",
+    "GATEWAY_TOKEN",
+    "MODEL",
+    "SKILLS",
+    "TELEGRAM_USERS",
+    "OPENCLAW_IMAGE",
+    "VM_VCPU",
+    "VM_MEM_MIB",
+    "DISK_SIZE",
+    "API_SOCK",
+    "SSH_KEY_PATH",
+    "SKIP_BROWSER_INSTALL",
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
     "MINIMAX_API_KEY",
 ];
 
@@ -39,5 +55,7 @@ pub fn takes_over(world: &mut World) -> Result<()> {
     world.ok(&["stop", ID])?;
     is_stopped(world, ID)?;
     // It is destroyed by the last case; until then it stays theirs.
-    ensure(world.ok(&["status", ID])?.text().contains("SOMETHING_OF_THEIRS"), || "the unknown key is not told".into())
+    ensure(world.ok(&["status", ID])?.text().contains("SOMETHING_OF_THEIRS"), || {
+        "the unknown key is not told".into()
+    })
 }

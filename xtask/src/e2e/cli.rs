@@ -20,14 +20,18 @@ pub fn doctor(world: &mut World) -> Result<()> {
 /// The image is there with a manifest that says what went in.
 pub fn images(world: &mut World) -> Result<()> {
     let list = world.json(&["image", "list", "--json"])?;
-    ensure(list.as_array().is_some_and(|all| all.iter().any(|image| image["name"] == "default")), || list.to_string())?;
+    ensure(list.as_array().is_some_and(|all| all.iter().any(|image| image["name"] == "default")), || {
+        list.to_string()
+    })?;
     let manifest = world.json(&["image", "inspect", "default", "--json"])?;
     let text = manifest.to_string();
     for part in ["sha256", "openclaw", "linux-image", "chromium", "docker"] {
         ensure(text.contains(part), || format!("the manifest does not speak of {part}"))?;
     }
     ensure(world.ok(&["image", "list"])?.text().contains("default"), || "no default in the table".into())?;
-    ensure(world.ok(&["image", "inspect"])?.text().contains("openclaw"), || "no openclaw in the text".into())?;
+    ensure(world.ok(&["image", "inspect"])?.text().contains("openclaw"), || {
+        "no openclaw in the text".into()
+    })?;
     world.refused(3, &["image", "inspect", "nosuch"], "nosuch")
 }
 
@@ -35,13 +39,33 @@ pub fn images(world: &mut World) -> Result<()> {
 pub fn import_and_remove(world: &mut World) -> Result<()> {
     let base = world.root.join("images/default");
     let file = |name: &str| base.join(name).display().to_string();
-    world.ok(&["image", "import", "mine", "--kernel", &file("vmlinuz"), "--rootfs", &file("rootfs.ext4"), "--initrd", &file("initrd.img")])?;
+    world.ok(&[
+        "image",
+        "import",
+        "mine",
+        "--kernel",
+        &file("vmlinuz"),
+        "--rootfs",
+        &file("rootfs.ext4"),
+        "--initrd",
+        &file("initrd.img"),
+    ])?;
     ensure(world.ok(&["image", "list"])?.text().contains("mine"), || "the import is not listed".into())?;
-    world.refused(2, &["image", "import", "bad", "--kernel", &file("rootfs.ext4"), "--rootfs", &file("rootfs.ext4")], "kernel")?;
-    world.refused(2, &["image", "import", "bad", "--kernel", &file("vmlinuz"), "--rootfs", &file("vmlinuz")], "ext4")?;
+    world.refused(
+        2,
+        &["image", "import", "bad", "--kernel", &file("rootfs.ext4"), "--rootfs", &file("rootfs.ext4")],
+        "kernel",
+    )?;
+    world.refused(
+        2,
+        &["image", "import", "bad", "--kernel", &file("vmlinuz"), "--rootfs", &file("vmlinuz")],
+        "ext4",
+    )?;
     world.ok(&["image", "remove", "mine"])?;
     world.refused(3, &["image", "remove", "mine"], "mine")?;
-    ensure(!world.root.join("images/mine").exists() && !world.root.join("images/bad").exists(), || "a folder is left".into())
+    ensure(!world.root.join("images/mine").exists() && !world.root.join("images/bad").exists(), || {
+        "a folder is left".into()
+    })
 }
 
 /// What a user may say wrongly: exit 2, by name, with a hint, and nothing has changed.
@@ -86,7 +110,11 @@ pub fn refused_values(world: &mut World) -> Result<()> {
     }
     // Settings that contradict each other.
     let gateway = world.cmd(&["list"]).env("BRIDGE_ADDR", "10.9.9.1/24");
-    same("a gateway outside its subnet", &world.ask_cmd(gateway, "list (BRIDGE_ADDR=10.9.9.1/24)")?.code(), &2)?;
+    same(
+        "a gateway outside its subnet",
+        &world.ask_cmd(gateway, "list (BRIDGE_ADDR=10.9.9.1/24)")?.code(),
+        &2,
+    )?;
     world.refused(3, &["status", "nosuch"], "nosuch")?;
     for command in ["start", "stop", "restart", "token", "provision", "logs", "shell", "destroy"] {
         world.refused(3, &[command, "nosuch"], "no such instance")?;
@@ -101,9 +129,12 @@ pub fn refused_files(world: &mut World) -> Result<()> {
     fs::write(&not, "just text").context("write", not.display())?;
     let not = not.display().to_string();
     let base = world.root.join("images/default");
-    let (kernel, rootfs) = (base.join("vmlinuz").display().to_string(), base.join("rootfs.ext4").display().to_string());
+    let (kernel, rootfs) =
+        (base.join("vmlinuz").display().to_string(), base.join("rootfs.ext4").display().to_string());
     let setup = ["setup", "--instance", "refused"];
-    let with = |flags: &[&str]| [&setup[..], flags].concat().iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let with = |flags: &[&str]| {
+        [&setup[..], flags].concat().iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()
+    };
     for (flags, text) in [
         (with(&["--base-kernel", &not, "--base-rootfs", &rootfs]), "kernel"),
         (with(&["--base-kernel", &kernel, "--base-rootfs", &not]), "ext4"),

@@ -15,7 +15,8 @@ use crate::{say, shell};
 
 /// Starts a command and sends a signal once its journal has this many lines. `Ok(false)`: it ended before.
 fn signal_at(world: &World, id: &str, args: &[&str], lines: usize, signal: &str) -> Result<bool> {
-    let log = fs::File::create(world.root.join("killed.log")).map_err(|error| Error::new("create", "a log").source(error))?;
+    let log = fs::File::create(world.root.join("killed.log"))
+        .map_err(|error| Error::new("create", "a log").source(error))?;
     let mut child: Child = handover::spawn(&world.cmd(args), Some(&log))?;
     let journal = world.journal(id);
     let mut hit = false;
@@ -32,7 +33,10 @@ fn signal_at(world: &World, id: &str, args: &[&str], lines: usize, signal: &str)
     })?;
     let _ = child.wait();
     let last = fs::read_to_string(&journal).unwrap_or_default();
-    say::line(&format!("  signal {signal} after: {}", last.lines().last().unwrap_or("(no journal)").chars().take(80).collect::<String>()));
+    say::line(&format!(
+        "  signal {signal} after: {}",
+        last.lines().last().unwrap_or("(no journal)").chars().take(80).collect::<String>()
+    ));
     Ok(hit)
 }
 
@@ -49,15 +53,21 @@ fn setup_args(id: &str) -> Vec<&str> {
 pub fn setup_before_the_guest(world: &mut World) -> Result<()> {
     let before = Traces::take(world)?;
     for lines in 1..=BEFORE_THE_GUEST {
-        ensure(signal_at(world, "killed", &setup_args("killed"), lines, "-9")?, || format!("setup ended before line {lines}"))?;
+        ensure(signal_at(world, "killed", &setup_args("killed"), lines, "-9")?, || {
+            format!("setup ended before line {lines}")
+        })?;
         let list = world.json(&["list", "--json"])?;
-        ensure(list.to_string().contains("interrupted"), || format!("the half-made instance is not told: {list}"))?;
+        ensure(list.to_string().contains("interrupted"), || {
+            format!("the half-made instance is not told: {list}")
+        })?;
         world.ok(&["destroy", "killed", "--force"])?;
         same("what is left", &before.left_behind(world)?, &Vec::new())?;
     }
     // The next setup of the same id begins with removing what is left.
     signal_at(world, "killed", &setup_args("killed"), BEFORE_THE_GUEST, "-9")?;
-    ensure(signal_at(world, "killed", &setup_args("killed"), 4, "-INT")?, || "the second setup did not begin".into())?;
+    ensure(signal_at(world, "killed", &setup_args("killed"), 4, "-INT")?, || {
+        "the second setup did not begin".into()
+    })?;
     same("what is left", &before.left_behind(world)?, &Vec::new())
 }
 
@@ -65,7 +75,9 @@ pub fn setup_before_the_guest(world: &mut World) -> Result<()> {
 pub fn interrupted_setup(world: &mut World) -> Result<()> {
     let before = Traces::take(world)?;
     for (lines, signal) in [(2, "-INT"), (7, "-TERM"), (BEFORE_THE_GUEST + 1, "-INT")] {
-        ensure(signal_at(world, "killed", &setup_args("killed"), lines, signal)?, || "setup ended before".into())?;
+        ensure(signal_at(world, "killed", &setup_args("killed"), lines, signal)?, || {
+            "setup ended before".into()
+        })?;
         same("what is left", &before.left_behind(world)?, &Vec::new())?;
     }
     Ok(())
@@ -76,12 +88,16 @@ pub fn setup_in_the_guest(world: &mut World) -> Result<()> {
     let before = Traces::take(world)?;
     // AwaitLogin done, InstallAgent done, ProvisionGuest begun.
     for lines in [BEFORE_THE_GUEST + 2, BEFORE_THE_GUEST + 5] {
-        ensure(signal_at(world, "killed", &setup_args("killed"), lines, "-9")?, || format!("setup ended before line {lines}"))?;
+        ensure(signal_at(world, "killed", &setup_args("killed"), lines, "-9")?, || {
+            format!("setup ended before line {lines}")
+        })?;
         world.ok(&["destroy", "killed", "--force"])?;
         same("what is left", &before.left_behind(world)?, &Vec::new())?;
     }
     // MarkProvisioned done.
-    ensure(signal_at(world, "killed", &setup_args("killed"), BEFORE_THE_GUEST + 8, "-9")?, || "setup ended before".into())?;
+    ensure(signal_at(world, "killed", &setup_args("killed"), BEFORE_THE_GUEST + 8, "-9")?, || {
+        "setup ended before".into()
+    })?;
     world.refused(2, &["setup", "--instance", "killed"], "exists already")?;
     world.ok(&["provision", "killed"])?;
     same("health", &world.status("killed")?["health"], &Value::from("up"))?;
@@ -102,7 +118,11 @@ pub fn provision(world: &mut World) -> Result<()> {
     }
     let report = world.json(&["provision", ID, "--model", "anthropic/claude-opus-4-6", "--json"])?;
     same("health", &report["health"], &Value::from("up"))?;
-    same("the model", &super::guest::configuration(world)?["agents"]["defaults"]["model"]["primary"], &Value::from("anthropic/claude-opus-4-6"))?;
+    same(
+        "the model",
+        &super::guest::configuration(world)?["agents"]["defaults"]["model"]["primary"],
+        &Value::from("anthropic/claude-opus-4-6"),
+    )?;
     ensure(!world.state(ID, ".env.next").exists(), || "staged settings are left".into())
 }
 

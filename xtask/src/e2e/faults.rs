@@ -59,7 +59,9 @@ pub fn supervisor_killed(world: &mut World) -> Result<()> {
     same("health", &status["health"], &Value::from("up"))?;
     world.ok(&["start", ID])?;
     same("the VMM", &world.vm_pid(ID)?, &vm)?;
-    world.until("a new supervisor", 10, || Ok(shell::must("pgrep", &["-f", &format!("fireclaw supervise {ID}")])? != supervisor))
+    world.until("a new supervisor", 10, || {
+        Ok(shell::must("pgrep", &["-f", &format!("fireclaw supervise {ID}")])? != supervisor)
+    })
 }
 
 /// `poweroff` inside stays off, and is told as what it is.
@@ -88,7 +90,8 @@ pub fn damaged_record(world: &mut World) -> Result<()> {
     let dir = world.root.join("state/.vm-broken");
     fs::create_dir_all(&dir).context("create folder", dir.display())?;
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).context("set the mode of", dir.display())?;
-    fs::write(dir.join(".env"), b"FIRECLAW_STATE_FORMAT=plain-v2\nHOST_PORT=nonsense\n\xff\xfe").context("write", "a broken record")?;
+    fs::write(dir.join(".env"), b"FIRECLAW_STATE_FORMAT=plain-v2\nHOST_PORT=nonsense\n\xff\xfe")
+        .context("write", "a broken record")?;
     let list = world.json(&["list", "--json"])?;
     let rows = list.as_array().cloned().unwrap_or_default();
     ensure(rows.iter().any(|row| row["id"] == "broken" && row["error"].is_string()), || list.to_string())?;

@@ -49,13 +49,20 @@ pub fn values(world: &mut World) -> Result<()> {
     let environment = gateway_environment(world)?;
     let wanted = format!("ANTHROPIC_API_KEY={NASTY_KEY}");
     ensure(environment.contains(&wanted), || "the key in the gateway's environment differs".into())?;
-    let modes = world.guest("stat -c '%a %U %n' /home/ubuntu/.openclaw /home/ubuntu/.openclaw/openclaw.json")?;
+    let modes =
+        world.guest("stat -c '%a %U %n' /home/ubuntu/.openclaw /home/ubuntu/.openclaw/openclaw.json")?;
     ensure(modes.contains("700 ubuntu /home/ubuntu/.openclaw\n"), || modes.clone())?;
     ensure(modes.contains("600 ubuntu /home/ubuntu/.openclaw/openclaw.json"), || modes.clone())?;
     let configuration = configuration(world)?;
-    same("the model", &configuration["agents"]["defaults"]["model"]["primary"], &Value::from("anthropic/claude-opus-4-6"))?;
+    same(
+        "the model",
+        &configuration["agents"]["defaults"]["model"]["primary"],
+        &Value::from("anthropic/claude-opus-4-6"),
+    )?;
     let origins = configuration["gateway"]["controlUi"]["allowedOrigins"].to_string();
-    ensure(origins.contains("http://127.0.0.1:28891") && origins.contains("http://localhost:28891"), || origins.clone())
+    ensure(origins.contains("http://127.0.0.1:28891") && origins.contains("http://localhost:28891"), || {
+        origins.clone()
+    })
 }
 
 /// From inside: the internet is there; the host, the LAN and the metadata service are not.
@@ -65,7 +72,9 @@ pub fn walls(world: &mut World) -> Result<()> {
         let command = format!("timeout 5 bash -c 'exec 3<>/dev/tcp/{host}/{port}'");
         Ok(world.ask(&["shell", ID, &command])?.status.success())
     };
-    ensure(reach(&internet::HOST.to_string(), internet::PROVIDER)?, || "the guest cannot reach the internet".into())?;
+    ensure(reach(&internet::HOST.to_string(), internet::PROVIDER)?, || {
+        "the guest cannot reach the internet".into()
+    })?;
     // The bridge's address with the proxy's port, and a service that listens on all addresses of the host.
     let listener = std::net::TcpListener::bind("0.0.0.0:0").context("listen on", "a port of the host")?;
     let port = listener.local_addr().context("read", "the port")?.port();
@@ -86,8 +95,20 @@ pub fn provision(world: &mut World) -> Result<()> {
     let edit = "python3 -c 1 2>/dev/null; sed -i '0,/{/s//{\\n  \"ui\": {\"assistant\": {\"name\": \"Crab\"}},/' /home/ubuntu/.openclaw/openclaw.json";
     world.guest(edit)?;
     let report = world.json(&[
-        "provision", ID, "--json", "--model", NASTY_MODEL, "--skills", "github,tmux", "--telegram-token", "123456:ABC-def_1",
-        "--telegram-users", "42,43", "--openai-api-key", "sk-openai-1", "--skip-browser-install",
+        "provision",
+        ID,
+        "--json",
+        "--model",
+        NASTY_MODEL,
+        "--skills",
+        "github,tmux",
+        "--telegram-token",
+        "123456:ABC-def_1",
+        "--telegram-users",
+        "42,43",
+        "--openai-api-key",
+        "sk-openai-1",
+        "--skip-browser-install",
     ])?;
     same("model", &report["model"], &Value::from(NASTY_MODEL))?;
     let seen = configuration(world)?;
@@ -95,11 +116,17 @@ pub fn provision(world: &mut World) -> Result<()> {
     same("the skills", &seen["skills"]["allowBundled"], &json!(["github", "tmux"]))?;
     same("the hand edit", &seen["ui"]["assistant"]["name"], &Value::from("Crab"))?;
     same("the users", &seen["channels"]["telegram"]["allowFrom"].to_string().contains("42"), &true)?;
-    ensure(seen.to_string().contains(&internet::HOST.to_string()), || "the edited provider address was lost".into())?;
+    ensure(seen.to_string().contains(&internet::HOST.to_string()), || {
+        "the edited provider address was lost".into()
+    })?;
     ensure(!seen.to_string().contains("sk-openai-1"), || "a key is in openclaw.json".into())?;
     let environment = gateway_environment(world)?;
-    ensure(environment.contains(&"OPENAI_API_KEY=sk-openai-1".to_owned()), || "the new key did not arrive".into())?;
-    ensure(environment.iter().any(|line| line.starts_with("ANTHROPIC_API_KEY=")), || "the old key was lost".into())?;
+    ensure(environment.contains(&"OPENAI_API_KEY=sk-openai-1".to_owned()), || {
+        "the new key did not arrive".into()
+    })?;
+    ensure(environment.iter().any(|line| line.starts_with("ANTHROPIC_API_KEY=")), || {
+        "the old key was lost".into()
+    })?;
     // Nothing to change: no restart.
     let pid = world.guest(&format!("systemctl show -p MainPID --value openclaw-{ID}.service"))?;
     let begun = std::time::Instant::now();

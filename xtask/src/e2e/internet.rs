@@ -11,6 +11,7 @@ use std::{
 use clap::Args;
 use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::exec::{Cmd, handover};
+use fireclaw_testkit::{http::Received, oci::Layout, provider::Provider, registry::Registry};
 
 use super::world::{World, ensure};
 use crate::shell;
@@ -51,7 +52,8 @@ impl Internet {
         std::fs::create_dir_all(&dir).context("create folder", dir.display())?;
         let log = std::fs::File::create(dir.join("log")).context("create", "a log")?;
         let program = std::env::current_exe().context("find", "this program")?;
-        let cmd = Cmd::new("unshare").args(["--net", "--"]).arg(program).args(["internet", "--dir"]).arg(&dir);
+        let cmd =
+            Cmd::new("unshare").args(["--net", "--"]).arg(program).args(["internet", "--dir"]).arg(&dir);
         let process = handover::spawn(&cmd, Some(&log))?;
         let pid = process.id().to_string();
         let internet = Self { process, dir };
@@ -121,24 +123,31 @@ impl Drop for Internet {
 pub fn is_closed(_: &mut World) -> Result<()> {
     let links = shell::must("ip", &["-o", "link"])?;
     for line in links.lines() {
-        let known = ["lo:", "inet0@", "fc-e2e0:", "fc-e2e0@"].iter().any(|name| line.contains(name)) || line.contains(": t");
+        let known = ["lo:", "inet0@", "fc-e2e0:", "fc-e2e0@"].iter().any(|name| line.contains(name))
+            || line.contains(": t");
         ensure(known, || format!("a link that is not ours: {line}"))?;
     }
     let routes = shell::must("ip", &["route", "show", "default"])?;
-    ensure(routes.trim() == "default via 203.0.113.10 dev inet0", || format!("another default route: {routes}"))?;
+    ensure(routes.trim() == "default via 203.0.113.10 dev inet0", || {
+        format!("another default route: {routes}")
+    })?;
     let six = shell::must("ip", &["-6", "route", "show", "default"])?;
     ensure(six.trim().is_empty(), || format!("an IPv6 default route: {six}"))
 }
 
+/// A request as the cases look at it: path, key, body.
+fn recorded_line(request: &Received) -> String {
+    let key = request.header("x-api-key").unwrap_or("none");
+    format!("{} {}\nkey: {key}\n{}", request.method, request.path, String::from_utf8_lossy(&request.body))
+}
+
 /// Serves until it is killed. Runs in the internet's own namespace.
 pub fn serve(options: &Options) -> Result<()> {
-    let provider = fireclaw_testkit::provider::Provider::serve(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PROVIDER)), ANSWER)
-        .context("serve", "the provider")?;
-    let registry = fireclaw_testkit::registry::serve(
-        SocketAddr::from((Ipv4Addr::UNSPECIFIED, REGISTRY)),
-        &options.dir.join("registry"),
-    )
-    .context("serve", "the registry")?;
+    let provider =
+        Provider::start((Ipv4Addr::UNSPECIFIED, PROVIDER), ANSWER).context("serve", "the provider")?;
+    let layout = Layout::create(&options.dir.join("registry")).context("make", "the registry's layout")?;
+    let registry =
+        Registry::start((Ipv4Addr::UNSPECIFIED, REGISTRY), layout).context("serve", "the registry")?;
     let forever = fireclaw_host::wait::Requirement {
         description: "the end of the tests".into(),
         deadline: Duration::from_secs(7200),
@@ -149,7 +158,8 @@ pub fn serve(options: &Options) -> Result<()> {
         let requests = provider.requests();
         if requests.len() > recorded {
             recorded = requests.len();
-            let text: String = requests.iter().map(|request| format!("{request:?}\n")).collect();
+            let text: Vec<_> = requests.iter().map(recorded_line).collect();
+            let text = text.join("\n");
             if let Err(error) = std::fs::write(options.dir.join("requests"), text) {
                 return fireclaw_host::wait::Probed::Never(Error::new("record", "requests").source(error));
             }

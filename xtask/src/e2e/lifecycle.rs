@@ -12,7 +12,9 @@ use crate::shell;
 /// Both logs, printed and followed.
 pub fn logs(world: &mut World) -> Result<()> {
     let guest = world.ok(&["logs", ID, "--no-follow", "--lines", "50"])?.text();
-    ensure(guest.lines().count() > 3 && guest.contains("openclaw"), || format!("the gateway's log is odd: {guest}"))?;
+    ensure(guest.lines().count() > 3 && guest.contains("openclaw"), || {
+        format!("the gateway's log is odd: {guest}")
+    })?;
     let host = world.ok(&["logs", ID, "host", "--no-follow", "--lines", "20"])?.text();
     ensure(host.contains("console"), || format!("the host's log is odd: {host}"))?;
     // Following ends with Ctrl-C, and that is no failure.

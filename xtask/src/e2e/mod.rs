@@ -108,7 +108,9 @@ pub fn run(options: &Options) -> Result<bool> {
         return inside(options);
     }
     if !nix_is_root() {
-        return Err(Error::new("run", "the end-to-end tests").because("they need root").hint("run them as root"));
+        return Err(Error::new("run", "the end-to-end tests")
+            .because("they need root")
+            .hint("run them as root"));
     }
     say::head("end to end: the program and its image");
     let world = World::new(options)?;
@@ -126,8 +128,14 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     say::line(&format!("image ready after {} s", begun.elapsed().as_secs()));
     let program = std::env::current_exe().context("find", "this program")?;
-    let mut args: Vec<String> =
-        vec!["--net".into(), "--mount".into(), "--".into(), program.display().to_string(), "e2e".into(), "--inside".into()];
+    let mut args: Vec<String> = vec![
+        "--net".into(),
+        "--mount".into(),
+        "--".into(),
+        program.display().to_string(),
+        "e2e".into(),
+        "--inside".into(),
+    ];
     args.extend(["--fireclaw".to_owned(), world.program.display().to_string()]);
     args.extend(["--root".to_owned(), world.root.display().to_string()]);
     if options.keep {
@@ -149,7 +157,8 @@ fn inside(options: &Options) -> Result<bool> {
     let mut rows = Vec::new();
     let mut broken = None;
     for case in cases() {
-        let wanted = case.base || options.only.is_empty() || options.only.iter().any(|part| case.name.contains(part));
+        let wanted =
+            case.base || options.only.is_empty() || options.only.iter().any(|part| case.name.contains(part));
         if !wanted {
             continue;
         }

@@ -22,8 +22,18 @@ pub fn setup(world: &mut World) -> Result<()> {
     let key = world.root.join("anthropic.key");
     std::fs::write(&key, format!("{NASTY_KEY}\n")).context("write", key.display())?;
     let report = world.json(&[
-        "setup", "--instance", ID, "--json", "--vm-vcpu", "2", "--vm-mem-mib", "2560", "--anthropic-api-key-file",
-        &key.display().to_string(), "--dns", "203.0.113.10",
+        "setup",
+        "--instance",
+        ID,
+        "--json",
+        "--vm-vcpu",
+        "2",
+        "--vm-mem-mib",
+        "2560",
+        "--anthropic-api-key-file",
+        &key.display().to_string(),
+        "--dns",
+        "203.0.113.10",
     ])?;
     same("health", &report["health"], &Value::from("up"))?;
     same("runtime", &report["runtime"], &Value::from("native"))?;
@@ -50,10 +60,13 @@ pub fn setup(world: &mut World) -> Result<()> {
     // No secret in any process's arguments.
     for pid in super::world::names(std::path::Path::new("/proc")) {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        ensure(!String::from_utf8_lossy(&line).contains("sk-\"quoted\""), || format!("process {pid} shows the key"))?;
+        ensure(!String::from_utf8_lossy(&line).contains("sk-\"quoted\""), || {
+            format!("process {pid} shows the key")
+        })?;
     }
     // The VMM is not root.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", world.vm_pid(ID)?)).context("read", "the VMM's status")?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.vm_pid(ID)?))
+        .context("read", "the VMM's status")?;
     ensure(!status.contains("Uid:\t0"), || "the VMM runs as root".into())
 }
 
@@ -61,7 +74,10 @@ pub fn setup(world: &mut World) -> Result<()> {
 pub fn second_setup(world: &mut World) -> Result<()> {
     world.refused(2, &["setup", "--instance", ID], "exists already")?;
     world.refused(2, &["setup", "--instance", "other", "--host-port", "28891"], "28891")?;
-    let full = world.cmd(&["setup", "--instance", "other"]).env("SUBNET_CIDR", "172.30.0.0/30").env("BRIDGE_ADDR", "172.30.0.1/30");
+    let full = world
+        .cmd(&["setup", "--instance", "other"])
+        .env("SUBNET_CIDR", "172.30.0.0/30")
+        .env("BRIDGE_ADDR", "172.30.0.1/30");
     same("a subnet that is too small", &world.ask_cmd(full, "setup (a subnet of /30)")?.code(), &2)?;
     ensure(!world.root.join("fc/other").exists(), || "a refused setup left a folder".into())
 }
@@ -69,7 +85,8 @@ pub fn second_setup(world: &mut World) -> Result<()> {
 /// One GET over a plain socket: another program than ours would use.
 pub fn get(port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connect to", format!("port {port}"))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n").context("ask", path)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")
+        .context("ask", path)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).context("read", path)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -85,7 +102,9 @@ pub fn health(world: &mut World) -> Result<()> {
     ensure(elsewhere.is_err(), || "the proxy listens on more than loopback".into())?;
     let listening = crate::shell::must("ss", &["-Hltn"])?;
     let _ = world;
-    ensure(!listening.lines().any(|line| line.contains("0.0.0.0:28891") || line.contains("*:28891")), || listening.clone())
+    ensure(!listening.lines().any(|line| line.contains("0.0.0.0:28891") || line.contains("*:28891")), || {
+        listening.clone()
+    })
 }
 
 /// Both reports, as text and as JSON.
@@ -94,8 +113,16 @@ pub fn list_and_status(world: &mut World) -> Result<()> {
     same("rows", &list.as_array().map(Vec::len), &Some(1))?;
     let row = &list[0];
     for (field, value) in [
-        ("id", ID), ("vm_ip", "172.30.0.2"), ("vm", "active"), ("proxy", "active"), ("guest", "active"), ("health", "up"),
-        ("vmm", "qemu"), ("supervisor", "embedded"), ("runtime", "native"), ("image", "default"),
+        ("id", ID),
+        ("vm_ip", "172.30.0.2"),
+        ("vm", "active"),
+        ("proxy", "active"),
+        ("guest", "active"),
+        ("health", "up"),
+        ("vmm", "qemu"),
+        ("supervisor", "embedded"),
+        ("runtime", "native"),
+        ("image", "default"),
     ] {
         same(field, &row[field], &Value::from(value))?;
     }
@@ -106,8 +133,14 @@ pub fn list_and_status(world: &mut World) -> Result<()> {
         same(check["name"].as_str().unwrap_or(""), &check["ok"], &Value::from(true))?;
     }
     ensure(status["uptime_s"].as_u64().is_some_and(|seconds| seconds > 0), || "no uptime".into())?;
-    ensure(status["disk"]["allocated_bytes"].as_u64() < status["disk"]["size_bytes"].as_u64(), || "the disk is not sparse".into())?;
-    for (text, part) in [(world.ok(&["list"])?.text(), ID), (world.ok(&["status", ID])?.text(), "http://127.0.0.1:28891/"), (world.ok(&["status"])?.text(), ID)] {
+    ensure(status["disk"]["allocated_bytes"].as_u64() < status["disk"]["size_bytes"].as_u64(), || {
+        "the disk is not sparse".into()
+    })?;
+    for (text, part) in [
+        (world.ok(&["list"])?.text(), ID),
+        (world.ok(&["status", ID])?.text(), "http://127.0.0.1:28891/"),
+        (world.ok(&["status"])?.text(), ID),
+    ] {
         ensure(text.contains(part), || text.clone())?;
     }
     Ok(())

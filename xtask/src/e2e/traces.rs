@@ -17,10 +17,15 @@ impl Traces {
     pub fn take(world: &World) -> Result<Self> {
         let mut things = BTreeSet::new();
         let root = world.root.display().to_string();
-        for pid in names(std::path::Path::new("/proc")).iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
+        for pid in names(std::path::Path::new("/proc"))
+            .iter()
+            .filter(|name| name.bytes().all(|b| b.is_ascii_digit()))
+        {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let ours = line.contains("qemu-system") || (line.contains("/fireclaw ") && !line.contains("xtask")) || line.contains("ControlPath=/run/fireclaw");
+            let ours = line.contains("qemu-system")
+                || (line.contains("/fireclaw ") && !line.contains("xtask"))
+                || line.contains("ControlPath=/run/fireclaw");
             if ours && in_our_namespace(pid) {
                 things.insert(format!("process {line}"));
             }
@@ -33,10 +38,18 @@ impl Traces {
         for line in shell::must("nft", &["list", "tables"])?.lines() {
             things.insert(format!("rules {line}"));
         }
-        for line in std::fs::read_to_string("/proc/net/unix").unwrap_or_default().lines().filter(|line| line.contains(&root) || line.contains("/run/fireclaw")) {
+        for line in std::fs::read_to_string("/proc/net/unix")
+            .unwrap_or_default()
+            .lines()
+            .filter(|line| line.contains(&root) || line.contains("/run/fireclaw"))
+        {
             things.insert(format!("socket {}", line.split_whitespace().last().unwrap_or("")));
         }
-        for line in std::fs::read_to_string("/proc/mounts").unwrap_or_default().lines().filter(|line| line.contains(&root)) {
+        for line in std::fs::read_to_string("/proc/mounts")
+            .unwrap_or_default()
+            .lines()
+            .filter(|line| line.contains(&root))
+        {
             things.insert(format!("mount {line}"));
         }
         for (dir, skip) in [("state", &[".lock", ".journal"][..]), ("fc", &[]), ("state/.journal", &[])] {

@@ -32,8 +32,10 @@ pub struct World {
 impl World {
     /// The world that the options describe.
     pub fn new(options: &Options) -> Result<Self> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
-        let program = options.fireclaw.clone().unwrap_or_else(|| target.join(triple()).join("release/fireclaw"));
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
+        let program =
+            options.fireclaw.clone().unwrap_or_else(|| target.join(triple()).join("release/fireclaw"));
         let root = options.root.clone().unwrap_or_else(|| target.join("e2e"));
         fs::create_dir_all(&root).context("create folder", root.display())?;
         Ok(Self { program, root, internet: None, notes: RefCell::default() })
@@ -79,7 +81,11 @@ impl World {
         let begun = Instant::now();
         let output = SystemExec::default().run(cmd)?;
         let shown: String = shown.chars().take(110).collect();
-        say::line(&format!("  $ fireclaw {shown}   [{} in {:.1} s]", output.code(), begun.elapsed().as_secs_f64()));
+        say::line(&format!(
+            "  $ fireclaw {shown}   [{} in {:.1} s]",
+            output.code(),
+            begun.elapsed().as_secs_f64()
+        ));
         for line in String::from_utf8_lossy(&output.stderr).lines().filter(|line| !line.starts_with("ok ")) {
             say::line(&format!("    {line}"));
         }
@@ -92,8 +98,11 @@ impl World {
         if output.code() == code {
             return Ok(output);
         }
-        Err(Error::new("see", format!("exit code {code} of `fireclaw {}`", args.join(" ")))
-            .because(format!("it was {}: {}", output.code(), output.last_words())))
+        Err(Error::new("see", format!("exit code {code} of `fireclaw {}`", args.join(" "))).because(format!(
+            "it was {}: {}",
+            output.code(),
+            output.last_words()
+        )))
     }
 
     /// Runs the program, which must succeed.
@@ -114,7 +123,9 @@ impl World {
         ensure(said.contains("error:"), || format!("no error was printed: {said}"))?;
         ensure(said.contains(text), || format!("the error does not say `{text}`: {said}"))?;
         // Usage errors come from the parser, which shows the usage instead of a hint.
-        ensure(said.contains("hint:") || said.contains("Usage:") || said.contains("--help"), || format!("no hint: {said}"))
+        ensure(said.contains("hint:") || said.contains("Usage:") || said.contains("--help"), || {
+            format!("no hint: {said}")
+        })
     }
 
     /// A command in the guest of the shared instance, which must succeed.
@@ -158,10 +169,12 @@ impl World {
             deadline: Duration::from_secs(seconds),
             hint: "see the logs that were collected".to_owned(),
         };
-        fireclaw_host::wait::until(&requirement, &fireclaw_host::interrupt::Interrupt::default(), || match probe() {
-            Ok(true) => fireclaw_host::wait::Probed::Ready(()),
-            Ok(false) => fireclaw_host::wait::Probed::NotYet("it does not hold".to_owned()),
-            Err(error) => fireclaw_host::wait::Probed::NotYet(error.one_line()),
+        fireclaw_host::wait::until(&requirement, &fireclaw_host::interrupt::Interrupt::default(), || {
+            match probe() {
+                Ok(true) => fireclaw_host::wait::Probed::Ready(()),
+                Ok(false) => fireclaw_host::wait::Probed::NotYet("it does not hold".to_owned()),
+                Err(error) => fireclaw_host::wait::Probed::NotYet(error.one_line()),
+            }
         })
     }
 
@@ -176,7 +189,9 @@ impl World {
             for log in names(&from) {
                 let _ = fs::copy(from.join(&log), into.join(&log));
             }
-            if let Some(text) = fs::read_to_string(from.join("console.log")).ok().filter(|text| !text.is_empty()) {
+            if let Some(text) =
+                fs::read_to_string(from.join("console.log")).ok().filter(|text| !text.is_empty())
+            {
                 let lines: Vec<&str> = text.lines().collect();
                 say::line(&format!("    last lines of {id}'s console:"));
                 for line in &lines[lines.len().saturating_sub(8)..] {
@@ -190,7 +205,11 @@ impl World {
     /// Removes every instance.
     pub fn clear(&self) {
         let mut ids = names(&self.root.join("fc"));
-        ids.extend(names(&self.root.join("state")).iter().filter_map(|name| name.strip_prefix(".vm-").map(str::to_owned)));
+        ids.extend(
+            names(&self.root.join("state"))
+                .iter()
+                .filter_map(|name| name.strip_prefix(".vm-").map(str::to_owned)),
+        );
         ids.sort();
         ids.dedup();
         for id in ids {

@@ -1,11 +1,6 @@
 //! `image …`
 
-use fireclaw_core::{
-    error::Result,
-    id::ImageName,
-    report::StepTime,
-    state::record_defaults,
-};
+use fireclaw_core::{error::Result, id::ImageName, report::StepTime, state::record_defaults};
 use fireclaw_host::image::{self, BuildRequest, ImportRequest};
 
 use crate::{

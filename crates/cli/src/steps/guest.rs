@@ -12,7 +12,7 @@ use fireclaw_core::{
         protocol::{Event, Keys, ProvisionRequest, Telegram, VERSION},
     },
     report::Health,
-    spec::Runtime,
+    spec::{Runtime, Settings},
     state::InstanceRecord,
 };
 use fireclaw_host::{
@@ -76,7 +76,7 @@ impl Steps<'_> {
 
     pub(super) fn provision_guest(&mut self, watch: &mut dyn Observer) -> Result<()> {
         let record = self.changed.as_ref().map_or_else(|| self.known(), Ok)?;
-        let request = request(record);
+        let request = request(record, &self.app.settings);
         let body = serde_json::to_vec(&request).context("render", "the provisioning request")?;
         let guest = self.guest()?;
         let mut last = None;
@@ -230,7 +230,7 @@ pub fn guest_of(app: &crate::app::App, record: &InstanceRecord) -> Result<Guest>
 }
 
 /// What the guest is asked to be.
-fn request(record: &InstanceRecord) -> ProvisionRequest {
+fn request(record: &InstanceRecord, settings: &Settings) -> ProvisionRequest {
     ProvisionRequest {
         version: VERSION,
         instance_id: record.id.clone(),
@@ -254,6 +254,6 @@ fn request(record: &InstanceRecord) -> ProvisionRequest {
         },
         browser: !record.skip_browser_install,
         providers: std::collections::BTreeMap::new(),
-        insecure_registries: Vec::new(),
+        insecure_registries: settings.insecure_registries.clone(),
     }
 }

@@ -65,7 +65,12 @@ pub fn build(
     if free < NEEDED && !work.join("out/rootfs.ext4").exists() {
         return Err(Error::new("build", format!("image `{}`", request.name))
             .kind(Kind::HostNotReady)
-            .because(format!("{} MiB are needed under {} and {} are free", NEEDED >> 20, layout.images_root.display(), free >> 20))
+            .because(format!(
+                "{} MiB are needed under {} and {} are free",
+                NEEDED >> 20,
+                layout.images_root.display(),
+                free >> 20
+            ))
             .hint("make room, or set BASE_IMAGES_DIR to a larger disk"));
     }
     let mut build = Build { exec, request, progress, env, work: work.clone(), key: String::new() };
@@ -75,8 +80,16 @@ pub fn build(
         Some(path) => format!("{}", fs::metadata(path).context("look at", path.display())?.len()),
         None => String::new(),
     };
-    build.step("fetch node and npm", &format!("{} {NPM_VERSION}", request.node_version), Build::fetch_tools)?;
-    build.step("root filesystem", &format!("{} {mirror} {packages}", request.suite), Build::root_filesystem)?;
+    build.step(
+        "fetch node and npm",
+        &format!("{} {NPM_VERSION}", request.node_version),
+        Build::fetch_tools,
+    )?;
+    build.step(
+        "root filesystem",
+        &format!("{} {mirror} {packages}", request.suite),
+        Build::root_filesystem,
+    )?;
     build.step("OpenClaw", &request.openclaw_version, Build::openclaw)?;
     build.step("customise", &binary, Build::customise)?;
     build.step("initrd and kernel", "", Build::kernel)?;
@@ -112,7 +125,8 @@ impl Build<'_> {
         let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.progress.end(name, ms, result.is_ok());
         result.map_err(|error| {
-            let hint = error.get_hint().unwrap_or("run the command again: it goes on with this step").to_owned();
+            let hint =
+                error.get_hint().unwrap_or("run the command again: it goes on with this step").to_owned();
             Error::new("build", format!("image `{}`", self.request.name)).source(error).hint(hint)
         })
     }
@@ -134,9 +148,10 @@ impl Build<'_> {
     fn fetch_tools(&mut self) -> Result<()> {
         let registry = npm::registry(self.env);
         let mut integrity = BTreeMap::new();
-        for (name, package, version) in
-            [("node", recipe::node_package(), self.request.node_version.as_str()), ("npm", "npm", NPM_VERSION)]
-        {
+        for (name, package, version) in [
+            ("node", recipe::node_package(), self.request.node_version.as_str()),
+            ("npm", "npm", NPM_VERSION),
+        ] {
             self.progress.detail(&format!("{package} {version}"));
             let fetched = npm::fetch(self.exec, &registry, package, version, &self.tool(name))?;
             integrity.insert(format!("{package}@{version}"), fetched.integrity);
@@ -166,18 +181,24 @@ impl Build<'_> {
 
     /// npm runs scripts of packages: it does so as nobody, in a folder that is nobody's, and the result is copied.
     fn openclaw(&mut self) -> Result<()> {
-        let staging = tempfile::Builder::new().prefix("fireclaw-npm-").tempdir_in("/var/tmp").context("create folder", "/var/tmp")?;
+        let staging = tempfile::Builder::new()
+            .prefix("fireclaw-npm-")
+            .tempdir_in("/var/tmp")
+            .context("create folder", "/var/tmp")?;
         let at = |name: &str| staging.path().join(name);
         for tool in ["node", "npm"] {
             self.run(Cmd::new("cp").arg("--archive").arg(self.tool(tool)).arg(at(tool)).about(tool))?;
         }
         fs::create_dir_all(at("home")).context("create folder", "a home for npm")?;
         // The user's own settings of mirrors and certificates.
-        let settings = (self.env)("HOME").map(|home| PathBuf::from(home).join(".npmrc")).filter(|path| path.is_file());
+        let settings =
+            (self.env)("HOME").map(|home| PathBuf::from(home).join(".npmrc")).filter(|path| path.is_file());
         if let Some(settings) = settings {
             fs::copy(&settings, at("home/.npmrc")).context("copy", settings.display())?;
         }
-        self.run(Cmd::new("chown").args(["--recursive", &format!("{NPM_UID}:{NPM_UID}")]).arg(staging.path()))?;
+        self.run(
+            Cmd::new("chown").args(["--recursive", &format!("{NPM_UID}:{NPM_UID}")]).arg(staging.path()),
+        )?;
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", at("node/bin").display());
         let mut cmd = Cmd::new(at("node/bin/node"))
             .inherit_env()
@@ -219,7 +240,18 @@ impl Build<'_> {
         let users = fs::read_to_string(&passwd).context("read", passwd.display())?;
         if !users.lines().any(|line| line.starts_with(&format!("{USER}:"))) {
             let id = USER_ID.to_string();
-            let add = ["useradd", "--create-home", "--uid", &id, "--user-group", "--shell", "/bin/bash", "--groups", "sudo", USER];
+            let add = [
+                "useradd",
+                "--create-home",
+                "--uid",
+                &id,
+                "--user-group",
+                "--shell",
+                "/bin/bash",
+                "--groups",
+                "sudo",
+                USER,
+            ];
             self.run(self.chroot().args(add).about("the user of the guest"))?;
         }
         customise::apply(&self.tree(), self.request)?;
@@ -271,10 +303,28 @@ impl Build<'_> {
             .arg(format!("--mount-proc={}", self.below("/proc").display()))
             .args(["chroot", &format!("--userspec={USER_ID}:{USER_ID}")])
             .arg(self.tree())
-            .args(["/usr/bin/env", "-i", "HOME=/var/tmp/warm", &format!("NODE_COMPILE_CACHE={COMPILE_CACHE}")])
-            .args([&format!("PATH={NODE_DIR}/bin:/usr/bin:/bin"), "OPENCLAW_NO_RESPAWN=1", "OPENCLAW_NO_AUTO_UPDATE=1"])
+            .args([
+                "/usr/bin/env",
+                "-i",
+                "HOME=/var/tmp/warm",
+                &format!("NODE_COMPILE_CACHE={COMPILE_CACHE}"),
+            ])
+            .args([
+                &format!("PATH={NODE_DIR}/bin:/usr/bin:/bin"),
+                "OPENCLAW_NO_RESPAWN=1",
+                "OPENCLAW_NO_AUTO_UPDATE=1",
+            ])
             .args(["OPENCLAW_DISABLE_BONJOUR=1", "OPENCLAW_SERVICE_REPAIR_POLICY=external"])
-            .args([&format!("{NODE_DIR}/bin/node"), ENTRY, "gateway", "run", "--bind", "lan", "--port", "18789"])
+            .args([
+                &format!("{NODE_DIR}/bin/node"),
+                ENTRY,
+                "gateway",
+                "run",
+                "--bind",
+                "lan",
+                "--port",
+                "18789",
+            ])
             .stop_after("[gateway] ready")
             .deadline(Duration::from_secs(120));
         let progress = &mut self.progress;
@@ -303,7 +353,12 @@ impl Build<'_> {
         let cmd = Cmd::new("mke2fs")
             .args(["-q", "-F", "-t", "ext4", "-L", "rootfs", "-m", "0"])
             // Features newer than the tools of the hosts that grow the copies.
-            .args(["-O", "^metadata_csum_seed,^orphan_file", "-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"])
+            .args([
+                "-O",
+                "^metadata_csum_seed,^orphan_file",
+                "-E",
+                "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
+            ])
             .args(["-N", &(files + files / 2 + 20_000).to_string(), "-d"])
             .arg(&tree)
             .arg(&image)
@@ -315,7 +370,11 @@ impl Build<'_> {
         let request = self.request;
         let query = self.chroot().args(["dpkg-query", "--show", "--showformat=${Package} ${Version}\\n"]);
         let listed = self.exec.check(query.about("the list of packages"))?.text();
-        let packages = listed.lines().filter_map(|line| line.split_once(' ')).map(|(name, version)| (name.to_owned(), version.to_owned())).collect();
+        let packages = listed
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .collect();
         let text = fs::read(self.tool("integrity.json")).context("read", "checksums")?;
         let npm = serde_json::from_slice(&text).context("read", "checksums")?;
         let out = self.work.join("out");

@@ -13,7 +13,8 @@ use crate::disk::ext4;
 /// Refuses a file that is no kernel: neither ELF nor the boot protocol of x86 nor an arm64 image.
 pub fn check_kernel(path: &Path) -> Result<()> {
     let refused = |why: String| {
-        Error::refused("kernel", path.display(), why).hint("a kernel is a vmlinux (ELF) or a bzImage, such as /boot/vmlinuz-…")
+        Error::refused("kernel", path.display(), why)
+            .hint("a kernel is a vmlinux (ELF) or a bzImage, such as /boot/vmlinuz-…")
     };
     let mut file = File::open(path).map_err(|error| refused(error.to_string()))?;
     let mut head = [0; 0x206];

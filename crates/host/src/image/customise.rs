@@ -56,13 +56,23 @@ fn files(request: &BuildRequest) -> Vec<Wanted> {
         file("/etc/initramfs-tools/modules", 0o644, super::recipe::INITRD_MODULES.join("\n") + "\n"),
         // The small initrd: what is listed, compressed with what the kernel unpacks fastest.
         file("/etc/initramfs-tools/conf.d/fireclaw", 0o644, "MODULES=list\nCOMPRESS=zstd\nRESUME=none\n"),
-        file("/etc/ssh/sshd_config.d/10-fireclaw.conf", 0o644, "PasswordAuthentication no\nPermitRootLogin no\nUseDNS no\n"),
+        file(
+            "/etc/ssh/sshd_config.d/10-fireclaw.conf",
+            0o644,
+            "PasswordAuthentication no\nPermitRootLogin no\nUseDNS no\n",
+        ),
         // A guest's journal is bounded, so that no program fills its disk with logs.
-        file("/etc/systemd/journald.conf.d/10-fireclaw.conf", 0o644, "[Journal]\nSystemMaxUse=200M\nRateLimitIntervalSec=30s\nRateLimitBurst=10000\n"),
+        file(
+            "/etc/systemd/journald.conf.d/10-fireclaw.conf",
+            0o644,
+            "[Journal]\nSystemMaxUse=200M\nRateLimitIntervalSec=30s\nRateLimitBurst=10000\n",
+        ),
         file(
             "/usr/local/bin/openclaw",
             0o755,
-            format!("#!/bin/sh\nexport NODE_COMPILE_CACHE=${{NODE_COMPILE_CACHE-{COMPILE_CACHE}}}\nexec {NODE_DIR}/bin/node {ENTRY} \"$@\"\n"),
+            format!(
+                "#!/bin/sh\nexport NODE_COMPILE_CACHE=${{NODE_COMPILE_CACHE-{COMPILE_CACHE}}}\nexec {NODE_DIR}/bin/node {ENTRY} \"$@\"\n"
+            ),
         ),
         file("/etc/profile.d/openclaw.sh", 0o644, format!("PATH=\"$PATH:{NODE_DIR}/bin\"\n")),
     ]
@@ -117,13 +127,16 @@ const MASKED: &[&str] = &[
 ];
 
 /// Units that are started by hand, by a socket, or by us.
-const NOT_AT_BOOT: &[&str] = &["multi-user.target.wants/docker.service", "multi-user.target.wants/containerd.service"];
+const NOT_AT_BOOT: &[&str] =
+    &["multi-user.target.wants/docker.service", "multi-user.target.wants/containerd.service"];
 
 /// Links of an image: units at boot.
 fn links(request: &BuildRequest) -> Vec<(String, &'static str)> {
     let mut links: Vec<(String, &'static str)> =
         MASKED.iter().map(|unit| (format!("/etc/systemd/system/{unit}"), "/dev/null")).collect();
-    let wants = |target: &str, unit: &'static str| (format!("/etc/systemd/system/{target}.wants/{}", unit.rsplit('/').next().unwrap_or(unit)), unit);
+    let wants = |target: &str, unit: &'static str| {
+        (format!("/etc/systemd/system/{target}.wants/{}", unit.rsplit('/').next().unwrap_or(unit)), unit)
+    };
     links.push(wants("multi-user.target", "/usr/lib/systemd/system/systemd-networkd.service"));
     links.push(wants("sysinit.target", "/usr/lib/systemd/system/systemd-resolved.service"));
     if request.docker {
@@ -151,7 +164,8 @@ pub fn apply(tree: &Path, request: &BuildRequest) -> Result<()> {
         make_parents(&path)?;
         crate::fs::remove_file(&path)?;
         fs::write(&path, wanted.content).context("write", path.display())?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(wanted.mode)).context("set the mode of", path.display())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(wanted.mode))
+            .context("set the mode of", path.display())?;
     }
     for (link, target) in links(request) {
         let path = at(&link);
@@ -191,7 +205,10 @@ mod tests {
             apply(tree, &request).unwrap();
         }
         assert!(!tree.join("etc/ssh/ssh_host_rsa_key").exists());
-        assert_eq!(fs::read_link(tree.join("etc/systemd/system/apt-daily.timer")).unwrap(), Path::new("/dev/null"));
+        assert_eq!(
+            fs::read_link(tree.join("etc/systemd/system/apt-daily.timer")).unwrap(),
+            Path::new("/dev/null")
+        );
         let mode = fs::metadata(tree.join("etc/sudoers.d/90-fireclaw")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o440);
         let marker = fs::read_to_string(tree.join("etc/fireclaw/image.json")).unwrap();

@@ -47,8 +47,9 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>> {
             zstd::stream::read::Decoder::with_buffer(payload).context("unpack", "the kernel")?.single_frame(),
         ),
         [first, second, ..] => {
-            return Err(Error::new("unpack", "the kernel")
-                .because(format!("its compression begins with {first:02x} {second:02x}, which is not known here")));
+            return Err(Error::new("unpack", "the kernel").because(format!(
+                "its compression begins with {first:02x} {second:02x}, which is not known here"
+            )));
         }
         _ => return Err(Error::new("unpack", "the kernel").because("it is empty")),
     };
@@ -88,7 +89,9 @@ mod tests {
         gzip.write_all(&elf()).unwrap();
         let mut xz = xz2::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(&elf()).unwrap();
-        for mut payload in [gzip.finish().unwrap(), xz.finish().unwrap(), zstd::encode_all(elf().as_slice(), 1).unwrap()] {
+        for mut payload in
+            [gzip.finish().unwrap(), xz.finish().unwrap(), zstd::encode_all(elf().as_slice(), 1).unwrap()]
+        {
             payload.extend(length);
             assert_eq!(to_elf(&bz_image(&payload)).unwrap().unwrap(), elf());
         }

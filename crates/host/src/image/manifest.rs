@@ -92,8 +92,11 @@ impl fmt::Display for Manifest {
 /// Reads a manifest.
 pub fn read(path: &Path) -> Result<Manifest> {
     let text = std::fs::read(path).context("read", path.display())?;
-    let manifest: Manifest = serde_json::from_slice(&text)
-        .map_err(|error| Error::new("read", path.display().to_string()).source(error).hint("build the image again with `fireclaw image build`"))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| {
+        Error::new("read", path.display().to_string())
+            .source(error)
+            .hint("build the image again with `fireclaw image build`")
+    })?;
     if manifest.format != FORMAT {
         return Err(Error::new("read", path.display().to_string())
             .because(format!("its format is {} and this fireclaw knows {FORMAT}", manifest.format))

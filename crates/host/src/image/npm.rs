@@ -38,7 +38,10 @@ struct Dist {
 
 /// The registry that the user's environment names, else npm's own.
 pub fn registry(env: &dyn Fn(&str) -> Option<String>) -> String {
-    let named = ["npm_config_registry", "NPM_CONFIG_REGISTRY"].iter().find_map(|name| env(name)).filter(|url| !url.is_empty());
+    let named = ["npm_config_registry", "NPM_CONFIG_REGISTRY"]
+        .iter()
+        .find_map(|name| env(name))
+        .filter(|url| !url.is_empty());
     let mut url = named.unwrap_or_else(|| REGISTRY.to_owned());
     if !url.ends_with('/') {
         url.push('/');
@@ -59,7 +62,8 @@ pub fn fetch(exec: &dyn Exec, registry: &str, package: &str, version: &str, into
     let tarball = into.join("package.tgz");
     download(exec, &dist.tarball, &tarball, &what)?;
     check(&fs::read(&tarball).context("read", tarball.display())?, &dist.integrity, &what)?;
-    let unpack = Cmd::new("tar").args(["--extract", "--gzip", "--no-same-owner", "--strip-components=1", "--file"]);
+    let unpack =
+        Cmd::new("tar").args(["--extract", "--gzip", "--no-same-owner", "--strip-components=1", "--file"]);
     exec.check(unpack.arg(&tarball).arg("--directory").arg(into).about(&what))?;
     crate::fs::remove_file(&tarball)?;
     Ok(Fetched { dir: into.to_owned(), integrity: dist.integrity })
@@ -76,7 +80,9 @@ fn download(exec: &dyn Exec, url: &str, to: &Path, what: &str) -> Result<()> {
         .deadline(Duration::from_secs(900))
         .about(what);
     exec.check(curl).map(drop).map_err(|error| {
-        Error::new("fetch", what).source(error).hint("check the way to the npm registry, then run the command again: it goes on where it stopped")
+        Error::new("fetch", what).source(error).hint(
+            "check the way to the npm registry, then run the command again: it goes on where it stopped",
+        )
     })
 }
 
@@ -100,7 +106,8 @@ mod tests {
                 let mut words = line.split(' ').skip_while(|word| *word != "--output").skip(1);
                 let (to, url) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
                 if url.ends_with("/1.0.0") {
-                    let text = format!(r#"{{"dist":{{"tarball":"https://r/x.tgz","integrity":"{integrity}"}}}}"#);
+                    let text =
+                        format!(r#"{{"dist":{{"tarball":"https://r/x.tgz","integrity":"{integrity}"}}}}"#);
                     fs::write(to, text).unwrap();
                 } else {
                     fs::write(to, b"tarball").unwrap();
@@ -113,7 +120,10 @@ mod tests {
     #[test]
     fn a_right_checksum_is_taken_and_a_wrong_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let right = format!("sha512-{}", base64::engine::general_purpose::STANDARD.encode(Sha512::digest(b"tarball")));
+        let right = format!(
+            "sha512-{}",
+            base64::engine::general_purpose::STANDARD.encode(Sha512::digest(b"tarball"))
+        );
         let exec = registry_with(right.clone());
         assert_eq!(fetch(&exec, "https://r/", "x", "1.0.0", &dir.path().join("a")).unwrap().integrity, right);
         assert!(exec.lines().iter().any(|line| line.starts_with("tar --extract")));
@@ -128,6 +138,9 @@ mod tests {
     #[test]
     fn the_users_registry_is_honoured() {
         assert_eq!(registry(&|_| None), REGISTRY);
-        assert_eq!(registry(&|name| (name == "npm_config_registry").then(|| "http://mirror/npm".into())), "http://mirror/npm/");
+        assert_eq!(
+            registry(&|name| (name == "npm_config_registry").then(|| "http://mirror/npm".into())),
+            "http://mirror/npm/"
+        );
     }
 }

@@ -48,9 +48,11 @@ pub fn packages(request: &BuildRequest) -> Vec<&'static str> {
     }
     packages.push(kernel_package());
     if request.docker {
-        packages.extend(DOCKER.iter().filter(|package| {
-            **package != "docker-cli" || !CLIENT_INSIDE.contains(&request.suite.as_str())
-        }));
+        packages.extend(
+            DOCKER.iter().filter(|package| {
+                **package != "docker-cli" || !CLIENT_INSIDE.contains(&request.suite.as_str())
+            }),
+        );
     }
     if request.browser {
         packages.extend(BROWSER);
@@ -91,7 +93,11 @@ mod tests {
         assert!(packages(&request).contains(&"chromium") && packages(&request).contains(&"docker.io"));
         request.docker = false;
         request.browser = false;
-        assert!(!packages(&request).iter().any(|package| package.contains("docker") || package.contains("chromium")));
+        assert!(
+            !packages(&request)
+                .iter()
+                .any(|package| package.contains("docker") || package.contains("chromium"))
+        );
         assert!(packages(&request).contains(&"cloud-init"));
     }
 }

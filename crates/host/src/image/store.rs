@@ -53,7 +53,8 @@ pub fn list(layout: &Layout) -> Result<Vec<Listed>> {
             .iter()
             .map(|file| space::allocated_bytes(&paths.dir.join(file)).unwrap_or(0))
             .sum();
-        let mut row = Listed { name, system: None, openclaw: None, built_at: None, allocated_bytes, error: None };
+        let mut row =
+            Listed { name, system: None, openclaw: None, built_at: None, allocated_bytes, error: None };
         match manifest::read(&paths.manifest) {
             Ok(manifest) => {
                 row.system = Some(manifest.system);
@@ -129,7 +130,8 @@ pub fn import(layout: &Layout, request: &ImportRequest, built_at: &str) -> Resul
     crate::fs::remove_tree(&work)?;
     fs::create_dir_all(&work).context("create folder", work.display())?;
     let paths = Layout::image_in(work.clone());
-    let filled = fill(request, &paths, built_at).and_then(|manifest| publish(layout, &request.name, &work, &manifest).map(|()| manifest));
+    let filled = fill(request, &paths, built_at)
+        .and_then(|manifest| publish(layout, &request.name, &work, &manifest).map(|()| manifest));
     if filled.is_err() {
         crate::fs::remove_tree(&work)?;
     }
@@ -142,7 +144,12 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
     if needed > free {
         return Err(Error::new("import", request.rootfs.display().to_string())
             .kind(Kind::HostNotReady)
-            .because(format!("{} MiB are needed under {} and {} are free", needed >> 20, paths.dir.display(), free >> 20)));
+            .because(format!(
+                "{} MiB are needed under {} and {} are free",
+                needed >> 20,
+                paths.dir.display(),
+                free >> 20
+            )));
     }
     let mut from = vec![(&request.kernel, &paths.vmlinuz), (&request.rootfs, &paths.rootfs)];
     if let Some(initrd) = &request.initrd {
@@ -207,7 +214,8 @@ pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manife
     for file in ["initrd.img", "rootfs.ext4", "vmlinux", "vmlinuz"].map(|file| work.join(file)) {
         if file.exists() {
             // The VMM's unprivileged user reads the kernel; nothing secret is in an image.
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).context("set the mode of", file.display())?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644))
+                .context("set the mode of", file.display())?;
             File::open(&file).and_then(|file| file.sync_all()).context("sync", file.display())?;
         }
     }
@@ -228,7 +236,8 @@ pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manife
             }
             crate::fs::remove_file(&link.top)?;
             if link.file.exists() {
-                symlink(Path::new(name.as_str()).join(&link.name), &link.top).context("link", link.top.display())?;
+                symlink(Path::new(name.as_str()).join(&link.name), &link.top)
+                    .context("link", link.top.display())?;
             }
         }
     }
@@ -297,7 +306,12 @@ mod tests {
     fn a_refused_import_leaves_nothing() {
         let (_dir, layout, kernel, rootfs) = world();
         for (kernel, rootfs) in [(&rootfs, &rootfs), (&kernel, &kernel)] {
-            let request = ImportRequest { name: ImageName::default(), kernel: kernel.clone(), rootfs: rootfs.clone(), initrd: None };
+            let request = ImportRequest {
+                name: ImageName::default(),
+                kernel: kernel.clone(),
+                rootfs: rootfs.clone(),
+                initrd: None,
+            };
             assert_eq!(import(&layout, &request, "now").unwrap_err().get_kind(), Kind::Refused);
         }
         assert!(!layout.images_root.exists());

@@ -24,7 +24,8 @@ fn word_after<'a>(line: &'a str, flag: &str) -> &'a str {
 
 /// Programs that work, but for the one whose line contains `broken`.
 fn programs(work: PathBuf, broken: Arc<Mutex<Option<&'static str>>>) -> FakeExec {
-    let integrity = format!("sha512-{}", base64::engine::general_purpose::STANDARD.encode(Sha512::digest(b"tarball")));
+    let integrity =
+        format!("sha512-{}", base64::engine::general_purpose::STANDARD.encode(Sha512::digest(b"tarball")));
     FakeExec::new(move |cmd| {
         let line = cmd.line();
         if broken.lock().unwrap().is_some_and(|part| line.contains(part)) {
@@ -61,8 +62,11 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let layout =
-            Layout { state_root: dir.path().join("state"), images_root: dir.path().join("images"), ..Layout::default() };
+        let layout = Layout {
+            state_root: dir.path().join("state"),
+            images_root: dir.path().join("images"),
+            ..Layout::default()
+        };
         let request = BuildRequest::new("default".parse().unwrap());
         let broken = Arc::default();
         let exec = programs(layout.image_work(&request.name), Arc::clone(&broken));
@@ -72,7 +76,8 @@ impl Place {
     /// A build, and the steps that it did.
     fn build(&self) -> (Result<Manifest>, Vec<String>) {
         let mut progress = Silent(Vec::new());
-        let made = build(&self.exec, &self.layout, &self.request, "2026-01-01T00:00:00Z", &|_| None, &mut progress);
+        let made =
+            build(&self.exec, &self.layout, &self.request, "2026-01-01T00:00:00Z", &|_| None, &mut progress);
         (made, progress.0)
     }
 }
@@ -85,7 +90,10 @@ fn a_build_is_published_with_a_manifest_that_says_what_went_in() {
     assert_eq!(steps.len(), 8);
     assert_eq!(manifest.packages["openssh-server"], "1:10");
     assert!(manifest.npm.keys().any(|name| name.starts_with("node-linux")));
-    assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["initrd.img", "rootfs.ext4", "vmlinux", "vmlinuz"]);
+    assert_eq!(
+        manifest.files.keys().collect::<Vec<_>>(),
+        ["initrd.img", "rootfs.ext4", "vmlinux", "vmlinuz"]
+    );
     assert_eq!(store::inspect(&place.layout, &place.request.name).unwrap(), manifest);
     assert!(!place.layout.image_work(&place.request.name).exists());
 }
