@@ -52,13 +52,21 @@ impl Steps<'_> {
             // A VM that died will not answer: say so at once and not at the deadline.
             self.vm_must_live()
         };
-        wait_for_login(
-            self.app.host.shell.as_ref(),
-            &guest,
-            &requirement,
-            &self.app.interrupt,
-            &mut meanwhile,
-        )
+        let shell = self.app.host.shell.as_ref();
+        wait_for_login(shell, &guest, &requirement, &self.app.interrupt, &mut meanwhile).map_err(|error| {
+            // A failed setup removes the log with the instance: what it ended with is told now.
+            match self.console_tail(12) {
+                Ok(tail) if !tail.is_empty() && error.get_kind() != Kind::Interrupted => {
+                    let hint = error.get_hint().map(str::to_owned).unwrap_or_default();
+                    let why = format!("{}\nthe console's last lines:\n{tail}", error.causes().join(": "));
+                    Error::new("wait for", requirement.description.clone())
+                        .kind(error.get_kind())
+                        .because(why)
+                        .hint(hint)
+                }
+                _ => error,
+            }
+        })
     }
 
     /// Gives the guest this very program, unless it has it.
