@@ -48,12 +48,10 @@ pub struct StateFiles {
 }
 
 /// Where an image may carry Node, best first.
-const NODES: [&str; 4] =
-    ["/opt/openclaw/bin/node", "/opt/node/bin/node", "/usr/local/bin/node", "/usr/bin/node"];
+const NODES: [&str; 3] = ["/opt/openclaw/node/bin/node", "/usr/local/bin/node", "/usr/bin/node"];
 
 /// Where an image may carry OpenClaw's package, best first.
-const PACKAGES: [&str; 4] = [
-    "/opt/openclaw/node_modules/openclaw",
+const PACKAGES: [&str; 3] = [
     "/opt/openclaw/lib/node_modules/openclaw",
     "/usr/local/lib/node_modules/openclaw",
     "/usr/lib/node_modules/openclaw",

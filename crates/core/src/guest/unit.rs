@@ -39,7 +39,7 @@ const SERVICE: [(&str, &str); 4] = [
 ];
 
 /// The folder of Node's compile cache, below /var/cache. Node keeps a folder a user in it: only one that this user has warmed is warm.
-pub const COMPILE_CACHE: &str = "/var/cache/openclaw";
+pub const COMPILE_CACHE: &str = "/var/cache/openclaw/compile";
 
 /// The environment of the native gateway that is not secret. The last variable keeps OpenClaw's launcher from starting Node a
 /// second time only to move the cache: one process and 60 MB less.
@@ -149,8 +149,8 @@ mod tests {
     #[test]
     fn the_native_unit() {
         let native_parts = Native {
-            node: Path::new("/opt/openclaw/bin/node"),
-            package: Path::new("/opt/openclaw/node_modules/openclaw"),
+            node: Path::new("/opt/openclaw/node/bin/node"),
+            package: Path::new("/opt/openclaw/lib/node_modules/openclaw"),
             home: Path::new("/home/ubuntu"),
         };
         let id = "my-bot".parse().unwrap();

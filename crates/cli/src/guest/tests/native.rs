@@ -230,7 +230,7 @@ fn a_link_in_place_of_the_state_is_refused() {
 #[test]
 fn an_image_without_openclaw_says_what_to_do() {
     let world = World::new();
-    world.remove("/opt/openclaw/node_modules/openclaw/openclaw.mjs");
+    world.remove("/opt/openclaw/lib/node_modules/openclaw/openclaw.mjs");
     let error = world.provision(REQUEST).1.unwrap_err();
     assert_eq!(error.get_kind(), Kind::Refused);
     assert!(error.get_hint().unwrap().contains("--runtime docker"));
@@ -240,7 +240,7 @@ fn an_image_without_openclaw_says_what_to_do() {
 fn foreign() -> World {
     let world = World::new();
     world.remove("/usr/bin/chromium");
-    world.remove("/opt/openclaw/node_modules/openclaw/openclaw.mjs");
+    world.remove("/opt/openclaw/lib/node_modules/openclaw/openclaw.mjs");
     world.put("/usr/lib/node_modules/openclaw/openclaw.mjs", "");
     world
 }

@@ -125,9 +125,9 @@ impl World {
         );
         world.put("/etc/os-release", "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n");
         world.put("/proc/sys/kernel/osrelease", "6.12.48\n");
-        world.put("/opt/openclaw/bin/node", "");
-        world.put("/opt/openclaw/node_modules/openclaw/openclaw.mjs", "");
-        world.put("/opt/openclaw/node_modules/openclaw/package.json", r#"{"version":"2026.9.6"}"#);
+        world.put("/opt/openclaw/node/bin/node", "");
+        world.put("/opt/openclaw/lib/node_modules/openclaw/openclaw.mjs", "");
+        world.put("/opt/openclaw/lib/node_modules/openclaw/package.json", r#"{"version":"2026.9.6"}"#);
         world.put("/usr/bin/chromium", "");
         world.dir("/home/ubuntu");
         world.dir("/etc/systemd/system");
@@ -286,7 +286,7 @@ fn answer(machine: &mut Machine, root: &Path, line: &str, _: &Cmd) -> Result<Out
         }
         ["iptables", ..] if !machine.netfilter => no("Protocol not supported"),
         [.., "config", "validate", "--json"] => Ok(machine.verdict.clone()),
-        ["/opt/openclaw/bin/node", "--version"] => ok("v24.21.0\n"),
+        ["/opt/openclaw/node/bin/node", "--version"] => ok("v24.21.0\n"),
         ["/usr/bin/docker", "--version"] => ok("Docker version 26.1.5+dfsg1, build a72d7cd\n"),
         ["journalctl", ..] => ok("the last line"),
         ["apt-get", .., "chromium", _] => {
