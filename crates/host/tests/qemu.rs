@@ -67,6 +67,7 @@ fn boot() -> Machine {
         uid: UID,
         gid: UID,
         vmm_config: at("vm.json"),
+        vmm_log: at("vmm.log"),
         jail_dir: at("jail"),
         kvm: false,
     };

@@ -5,7 +5,6 @@
 //! Debian packages: `qemu-system-x86` (`qemu-system-arm` on arm64).
 
 pub mod qmp;
-mod tap_fd;
 mod tsc;
 
 use std::{
@@ -28,6 +27,7 @@ use fireclaw_core::{
 use crate::{
     exec::{Cmd, Exec},
     qemu::qmp::Qmp,
+    tap,
     vmm::{Launch, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket},
 };
 
@@ -87,7 +87,7 @@ impl Vmm for Qemu {
         let path = find_program(&*self.exec, program)?;
         let gid = if spec.kvm { kvm_group(&self.dev_kvm, spec.uid, spec.gid)? } else { spec.gid };
         let files = Files::open(spec, gid)?;
-        let tap = tap_fd::attach(&spec.tap)?;
+        let tap = tap::open(&spec.tap)?;
         let qmp = socket::listen(&spec.api_sock)?;
         let args = argv(&QemuArgs {
             id: &spec.id,

@@ -61,6 +61,8 @@ pub struct VmSpec {
     pub gid: u32,
     /// Machine configuration file of the VMM.
     pub vmm_config: PathBuf,
+    /// Where a VMM that keeps a log apart from the console would write it. None does: only the console is bounded.
+    pub vmm_log: PathBuf,
     /// The folder that Firecracker's jail is made in; on the filesystem of the disks, so that they can be linked. The
     /// folder and its parents belong to root.
     pub jail_dir: PathBuf,
@@ -187,6 +189,7 @@ impl VmSpec {
             uid: 64_000,
             gid: 64_000,
             vmm_config: dir.join("config/vm.json"),
+            vmm_log: dir.join("logs/firecracker.log"),
             jail_dir: dir.join("jail"),
             kvm: false,
         }
