@@ -66,7 +66,8 @@ impl App {
         let interrupt = Interrupt::from_signals()?;
         let exec: Arc<dyn Exec> = Arc::new(SystemExec::new(interrupt.clone()));
         let supervisor =
-            EmbeddedSupervisor::new(settings.layout.clone(), own_program()?, settings.child_environment());
+            EmbeddedSupervisor::new(settings.layout.clone(), own_program()?, settings.child_environment())
+                .interruptible(interrupt.clone());
         Ok(Self {
             host: Host {
                 network: Arc::new(SystemNetwork::new(Arc::clone(&exec))),

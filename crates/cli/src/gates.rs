@@ -6,10 +6,7 @@ use fireclaw_core::{
     error::{Context, Result},
     report::Health,
 };
-use fireclaw_host::{
-    http::{self, Server},
-    probe::{self, Gate},
-};
+use fireclaw_host::{http::Server, probe};
 
 /// Asks gateways.
 pub trait GatewayProbe: Send + Sync {
@@ -31,25 +28,10 @@ impl GatewayProbe for HttpGates {
             .build()
             .context("start", "the network event loop")?;
         runtime.block_on(async {
-            let asked: Vec<_> = gateways.iter().map(|address| one(*address, deadline)).collect();
+            let asked = gateways
+                .iter()
+                .map(|address| async { probe::read(&Server::Tcp(*address), deadline).await.health });
             Ok(futures_util::future::join_all(asked).await)
         })
     }
-}
-
-/// The start gate decides between starting and up; readiness only tells up from degraded, for a broken channel must not
-/// make a gateway look stopped.
-async fn one(address: SocketAddr, deadline: Duration) -> Health {
-    let server = Server::Tcp(address);
-    let ask = |gate: Gate| {
-        let server = server.clone();
-        async move { http::get(&server, gate.path(), deadline).await.ok().map(|reply| (reply.status, reply.body)) }
-    };
-    let startup = ask(Gate::Startup).await;
-    let live = match &startup {
-        Some((404, _)) => ask(Gate::Live).await,
-        _ => None,
-    };
-    let ready = ask(Gate::Ready).await;
-    probe::classify(startup.as_ref(), live.as_ref(), ready.as_ref())
 }

@@ -9,18 +9,18 @@ use fireclaw_core::{
     spec::{
         InstanceSpec, Runtime, SupervisorKind, VmmKind,
         request::Base,
-        vmm_choice::{Presence, VmmChoice, VmmFacts, choose},
+        vmm_choice::{Arch, Presence, VmmChoice, VmmFacts, choose},
     },
     state::{InstanceRecord, record_defaults as defaults},
 };
-use fireclaw_host::{disk, image, qemu};
+use fireclaw_host::{disk, image, vmm::kvm};
 
-use crate::{app::App, steps::BaseFiles};
+use crate::{app::App, doctor, steps::BaseFiles};
 
 /// Facts about the VMMs at hand. `may_install` counts what a package manager brings as there.
 pub fn vmm_facts(app: &App, may_install: bool) -> Result<VmmFacts> {
     let has = |program: &str| app.host.exec.which(program).is_some();
-    let qemu = if has(qemu::program()) {
+    let qemu = if has(doctor::QEMU) {
         Presence::Installed
     } else if may_install {
         Presence::Installable
@@ -29,7 +29,7 @@ pub fn vmm_facts(app: &App, may_install: bool) -> Result<VmmFacts> {
     };
     let firecracker =
         if has("firecracker") && has("jailer") { Presence::Installed } else { Presence::Missing };
-    Ok(VmmFacts { kvm: qemu::kvm_facts(Path::new("/"))?, firecracker, qemu })
+    Ok(VmmFacts { kvm: kvm::facts(Path::new("/"), Arch::named(std::env::consts::ARCH)?), firecracker, qemu })
 }
 
 /// The VMM that this host would use, for checks that must not fail.

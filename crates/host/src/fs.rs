@@ -89,6 +89,14 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes whatever is at a path; nothing there is fine.
+pub fn remove_any(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(facts) if facts.is_dir() => remove_tree(path),
+        _ => remove_file(path),
+    }
+}
+
 /// The names in a folder, sorted; none when it is not there.
 pub fn names(path: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(path) {

@@ -69,7 +69,7 @@ pub fn generate_host_key(entropy: &dyn Entropy, comment: &str) -> Result<GuestHo
     Ok(GuestHostKey { private, public })
 }
 
-/// The line of a known_hosts file that pins a host key to an address.
+/// The line of a `known_hosts` file that pins a host key to an address.
 pub fn known_hosts_line(host: &str, port: u16, public: &str) -> String {
     // The comment stays out: the file is OpenSSH's, and it reads on to the end of the line.
     let key: Vec<&str> = public.split_whitespace().take(2).collect();
@@ -80,7 +80,7 @@ pub fn known_hosts_line(host: &str, port: u16, public: &str) -> String {
 /// The key pair by which we log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserKey {
-    /// The public half, one line for an authorized_keys file.
+    /// The public half, one line for an `authorized_keys` file.
     pub public: String,
     /// Whether it was made just now.
     pub made: bool,

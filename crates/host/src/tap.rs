@@ -25,8 +25,8 @@ mod ioctl {
     #![allow(missing_docs, reason = "made by a macro")]
     use nix::libc;
 
-    // All five of linux/if_tun.h are declared over `int`; the last three take it by value.
-    nix::ioctl_write_ptr_bad!(
+    // linux/if_tun.h declares all three over `int`. The first takes and fills an ifreq, the others take a value.
+    nix::ioctl_readwrite_bad!(
         tun_set_iff,
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
@@ -123,7 +123,7 @@ fn attached(name: &TapName, extra: libc::c_int) -> Result<File, Failed> {
     #[expect(clippy::cast_possible_truncation, reason = "all flags are in the lower 16 bits")]
     let flags = flags as libc::c_short;
     request.ifr_ifru.ifru_flags = flags;
-    // SAFETY: the descriptor is open, and `request` is an ifreq that lives through the call.
-    unsafe { ioctl::tun_set_iff(device.as_raw_fd(), &raw const request) }.map_err(Failed::Attach)?;
+    // SAFETY: the descriptor is open, and `request` is an ifreq of ours that the kernel reads and writes during the call.
+    unsafe { ioctl::tun_set_iff(device.as_raw_fd(), &raw mut request) }.map_err(Failed::Attach)?;
     Ok(device)
 }

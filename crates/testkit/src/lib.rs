@@ -1,6 +1,6 @@
 //! What the tests share: stand-ins of the services that a guest talks to.
 
-mod http;
+pub mod http;
 pub mod oci;
 pub mod provider;
 pub mod registry;

@@ -9,21 +9,19 @@ use fireclaw_host::{
     wait::{Probed, Requirement, until},
 };
 
-use super::run::vmm_of;
+use super::run::{api_sock, vmm_of};
 use crate::{app::App, steps::guest_of};
 
 /// Shuts down by SSH, which every guest understands, else by the power button; then waits until the VMM is gone.
 pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
     let record = app.store().load(&id.parse()?)?;
-    let paths = app.settings.layout.instance(&record.id)?;
-    let api_sock =
-        if record.api_sock.as_os_str().is_empty() { paths.api_sock } else { record.api_sock.clone() };
+    let api_sock = api_sock(app, &record)?;
     if UnixStream::connect(&api_sock).is_err() {
         return Ok(());
     }
     let guest = guest_of(app, &record)?;
     // One try: a guest without SSH is told by its power button.
-    let told = matches!(app.host.shell.login(&guest), Ok(LoginState::Ready))
+    let told = matches!(app.host.shell.login(&guest), Ok(LoginState::In))
         && app
             .host
             .shell
@@ -35,7 +33,7 @@ pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
                 &mut |_, _| {},
             )
             .is_ok();
-    app.host.shell.close(&guest);
+    app.host.shell.close(&guest)?;
     if !told {
         let (vmm, _) = vmm_of(app, &record)?;
         vmm.press_power_button(&api_sock)?;

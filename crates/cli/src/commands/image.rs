@@ -1,16 +1,12 @@
 //! `image …`
 
-use fireclaw_core::{
-    error::{Error, Kind, Result},
-    id::ImageName,
-    report::StepTime,
-    state::record_defaults,
-};
+use fireclaw_core::{error::Result, id::ImageName, report::StepTime, state::record_defaults};
 use fireclaw_host::image::{self, BuildRequest, ImportRequest};
 
 use crate::{
     app::{App, own_program},
     args::{ImageBuildArgs, ImageCommand, Output},
+    clock,
     ui::{self, Progress, seconds},
 };
 
@@ -25,7 +21,7 @@ pub fn run(command: ImageCommand) -> Result<()> {
             let app = App::system(output.quiet)?;
             app.need_root()?;
             let request = ImportRequest { name: name.parse()?, kernel, rootfs, initrd };
-            let manifest = image::import(&app.settings.layout, &request, &app.interrupt)?;
+            let manifest = image::import(&app.settings.layout, &request, &clock::now_rfc3339())?;
             say(&app, output, &manifest, &format!("`{name}` is imported"))
         }
     }
@@ -61,7 +57,14 @@ fn carry_out(
     progress: &mut Progress,
 ) -> Result<(image::Manifest, Vec<StepTime>)> {
     let mut shown = Shown { progress, times: Vec::new() };
-    let manifest = image::build(app.host.exec.as_ref(), &app.settings.layout, request, &mut shown)?;
+    let manifest = image::build(
+        app.host.exec.as_ref(),
+        &app.settings.layout,
+        request,
+        &clock::now_rfc3339(),
+        &|name| std::env::var(name).ok(),
+        &mut shown,
+    )?;
     Ok((manifest, shown.times))
 }
 
@@ -144,11 +147,4 @@ fn say(app: &App, output: Output, manifest: &image::Manifest, text: &str) -> Res
     }
     app.ui.note(text);
     Ok(())
-}
-
-/// There is no image of this name.
-pub fn no_such_image(name: &ImageName) -> Error {
-    Error::new("find", format!("image `{name}`"))
-        .kind(Kind::NotFound)
-        .hint("`fireclaw image list` shows what there is")
 }

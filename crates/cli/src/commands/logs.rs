@@ -46,7 +46,7 @@ fn guest(app: &App, record: &InstanceRecord, args: &LogsArgs) -> Result<ExitCode
         words.push("--follow".to_owned());
     }
     let code = app.host.shell.attach(&guest, &words, Some(false));
-    app.host.shell.close(&guest);
+    app.host.shell.close(&guest)?;
     code.map(ExitCode::from)
 }
 

@@ -59,7 +59,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Clean { id } => done(clean::run(&app(true)?, &id)),
         Command::Supervise { id } => done(supervise::run(&app(true)?, &id)),
         Command::Proxy { id } => done(proxy::run(&app(true)?, &id)),
-        Command::Guest(command) => done(guest::run(command)),
+        Command::Guest(command) => guest::run(command),
     }
 }
 

@@ -17,5 +17,6 @@ pub fn run(app: &App, id: &str) -> Result<()> {
         user: nix::unistd::geteuid().is_root().then_some((uid, uid)),
         ..ProxySpec::new(record.host_port, SocketAddr::from((record.vm_ip, GATEWAY_PORT)))
     };
-    proxy::serve(&spec, || ())
+    let ui = app.ui;
+    proxy::serve(&spec, || (), move |line| ui.warn(line))
 }

@@ -1,18 +1,16 @@
 //! `run`: becomes the VM of an instance. What a supervisor starts.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use fireclaw_core::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     id::vmm_uid,
-    spec::{VmmKind, vmm_choice::choose},
+    spec::vmm_choice::choose,
     state::{Format, InstanceRecord},
 };
 use fireclaw_host::{
     exec::handover,
-    firecracker::Firecracker,
-    qemu::Qemu,
-    vmm::{VmSpec, Vmm},
+    vmm::{self, VmSpec, Vmm},
 };
 
 use crate::{app::App, setup_checks, steps};
@@ -38,15 +36,15 @@ pub fn run(app: &App, id: &str) -> Result<ExitCode> {
 pub fn vmm_of(app: &App, record: &InstanceRecord) -> Result<(Box<dyn Vmm>, bool)> {
     let wanted = (record.format == Format::PlainV2).then_some(record.vmm);
     let choice = choose(wanted, &setup_checks::vmm_facts(app, false)?)?;
-    Ok((by_kind(choice.vmm), choice.kvm))
+    Ok((vmm::of(choice.vmm, Arc::clone(&app.host.exec))?, choice.kvm))
 }
 
-/// The driver of a VMM.
-pub fn by_kind(kind: VmmKind) -> Box<dyn Vmm> {
-    match kind {
-        VmmKind::Firecracker => Box::new(Firecracker::default()),
-        VmmKind::Qemu => Box::new(Qemu::default()),
+/// Where the VMM's API listens.
+pub fn api_sock(app: &App, record: &InstanceRecord) -> Result<PathBuf> {
+    if record.api_sock.as_os_str().is_empty() {
+        return Ok(app.settings.layout.instance(&record.id)?.api_sock);
     }
+    Ok(record.api_sock.clone())
 }
 
 fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool) -> Result<VmSpec> {
@@ -64,20 +62,12 @@ fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool) -> Result<VmSpec> {
         tap: record.vm_tap.clone(),
         mac: record.vm_mac,
         ip: record.vm_ip,
-        api_sock: if record.api_sock.as_os_str().is_empty() {
-            paths.api_sock
-        } else {
-            record.api_sock.clone()
-        },
+        api_sock: api_sock(app, record)?,
         uid,
         gid: uid,
         vmm_config: paths.vmm_config,
         vmm_log: paths.vmm_log,
+        jail_dir: paths.jail_dir,
         kvm,
     })
-}
-
-/// A VM that is not there to talk to.
-pub fn not_running(id: &str) -> Error {
-    Error::new("reach", format!("the VM of `{id}`")).kind(Kind::Failed).because("it does not run")
 }

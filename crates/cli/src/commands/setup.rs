@@ -142,7 +142,7 @@ fn plan<'a>(
         vm_ip: allocation.vm_ip,
         vm_tap: allocation.vm_tap,
         vm_mac: allocation.vm_mac,
-        gateway_token: keys::random_token()?,
+        gateway_token: keys::random_token(&keys::SystemEntropy)?,
         model: defaults::MODEL.to_owned(),
         skills: fireclaw_core::spec::value::skills(defaults::SKILLS)?,
         telegram_token: None,

@@ -13,7 +13,7 @@ pub fn run(app: &App, id: &str, command: &[String]) -> Result<ExitCode> {
     let guest = guest_of(app, &record)?;
     reachable(app, &record.id, &guest)?;
     let code = app.host.shell.attach(&guest, command, None);
-    app.host.shell.close(&guest);
+    app.host.shell.close(&guest)?;
     code.map(ExitCode::from)
 }
 
@@ -24,7 +24,8 @@ pub fn reachable(
     guest: &fireclaw_host::ssh::Guest,
 ) -> Result<()> {
     match app.host.shell.login(guest)? {
-        LoginState::Ready => Ok(()),
+        LoginState::In => Ok(()),
+        LoginState::Denied(error) | LoginState::OtherHostKey(error) => Err(error),
         LoginState::NotYet(why) => Err(Error::new("log in to", format!("the guest of `{id}`"))
             .because(why)
             .hint(format!("see `fireclaw status {id}`; `fireclaw start {id}` starts it"))),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fireclaw_core::{error::Result, id::ImageName};
-use fireclaw_host::{disk::space, nft, qemu};
+use fireclaw_host::{disk::space, nft, vmm::kvm};
 
 use super::{Finding, Fix};
 use crate::{app::App, store::Found};
@@ -37,7 +37,7 @@ pub(super) fn tun() -> Finding {
 }
 
 pub(super) fn kvm() -> Finding {
-    match qemu::kvm_usable(Path::new("/")) {
+    match kvm::usable(Path::new("/")) {
         Ok(()) => Finding::good("kvm", "/dev/kvm runs stock kernels").advice(),
         Err(why) => {
             Finding::bad("kvm", format!("{why}; VMs are emulated, which is slow"), Fix::None).advice()
@@ -100,12 +100,14 @@ pub(super) fn nearest(path: &Path) -> std::path::PathBuf {
 
 pub(super) fn forwarding(app: &App) -> Finding {
     match nft::forward_is_dropped_elsewhere(app.host.exec.as_ref()) {
-        Ok(None) => Finding::good("forwarding", "no other firewall drops forwarded packets").advice(),
-        Ok(Some(table)) => {
+        Ok(tables) if tables.is_empty() => {
+            Finding::good("forwarding", "no other firewall drops forwarded packets").advice()
+        }
+        Ok(tables) => {
+            let tables = tables.join(", ");
+            let detail =
+                format!("{tables} drops forwarded packets by default: guests may not reach the internet");
             let bridge = &app.settings.network.bridge;
-            let detail = format!(
-                "table {table} drops forwarded packets by default: guests may not reach the internet"
-            );
             let command = format!("allow packets from and to {bridge} in that firewall");
             Finding::bad("forwarding", detail, Fix::Command(command)).advice()
         }

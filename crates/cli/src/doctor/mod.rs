@@ -8,7 +8,7 @@ use fireclaw_core::{
     error::{Error, Kind, Result},
     report::DoctorCheck,
 };
-pub use packages::Need;
+pub use packages::{Need, QEMU};
 
 use crate::{app::App, engine::Observer};
 

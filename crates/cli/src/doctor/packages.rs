@@ -11,6 +11,11 @@ use fireclaw_host::exec::{Cmd, Stream};
 use super::{Finding, Fix};
 use crate::{app::App, engine::Observer};
 
+/// QEMU's program for this machine, and its Debian package.
+pub const QEMU: &str =
+    if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+const QEMU_PACKAGE: &str = if cfg!(target_arch = "aarch64") { "qemu-system-arm" } else { "qemu-system-x86" };
+
 /// What a command needs of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -57,10 +62,7 @@ impl Need {
                 ("debugfs", "e2fsprogs"),
             ],
             Self::Firewall => &[("nft", "nftables")],
-            #[cfg(target_arch = "aarch64")]
-            Self::Qemu => &[("qemu-system-aarch64", "qemu-system-arm")],
-            #[cfg(not(target_arch = "aarch64"))]
-            Self::Qemu => &[("qemu-system-x86_64", "qemu-system-x86")],
+            Self::Qemu => &[(QEMU, QEMU_PACKAGE)],
             Self::ImageBuild => fireclaw_host::image::HOST_PROGRAMS,
         }
     }

@@ -6,9 +6,14 @@ use fireclaw_core::{
     error::{Context, Error, Result},
     render::cloud_init::{CloudInit, GuestNetwork},
 };
-use fireclaw_host::{fs, keys, seed};
+use fireclaw_host::{
+    disk::RootDisk,
+    fs,
+    keys::{self, SystemEntropy},
+    seed,
+};
 
-use super::Steps;
+use super::{Steps, guest};
 
 impl Steps<'_> {
     pub(super) fn create_disk(&self) -> Result<()> {
@@ -20,20 +25,23 @@ impl Steps<'_> {
         if let Some(initrd) = &base.initrd {
             pin(initrd, &paths.initrd)?;
         }
-        self.app.host.disks.create_root(&base.rootfs, &paths.disk, &record.disk_size).map(drop)
+        let disk =
+            RootDisk::Copy { base: base.rootfs.clone(), target: paths.disk, size: record.disk_size.clone() };
+        self.app.host.disks.create_root(&disk).map(drop)
     }
 
     pub(super) fn write_seed(&self) -> Result<()> {
         let paths = self.paths()?;
         let record = self.known()?;
-        let authorized = keys::ensure_user_key(&record.ssh_key_path)?;
+        let user_key = keys::ensure_user_key(&record.ssh_key_path, &SystemEntropy)?;
         // Our own key in the guest makes the first contact a verified one.
-        let host_key = keys::HostKey::generate()?;
-        fs::write(&paths.known_hosts, host_key.known_hosts_line(record.vm_ip).as_bytes(), 0o600)?;
+        let host_key = keys::generate_host_key(&SystemEntropy, record.id.as_str())?;
+        let line = keys::known_hosts_line(&record.vm_ip.to_string(), guest::SSH_PORT, &host_key.public);
+        fs::write(&paths.known_hosts, line.as_bytes(), 0o600)?;
         let files = CloudInit {
             instance: record.id.clone(),
-            authorized_keys: vec![authorized],
-            host_key: Some(host_key.for_guest()),
+            authorized_keys: vec![user_key.public],
+            host_key: Some(host_key),
             network: GuestNetwork {
                 mac: record.vm_mac,
                 ip: record.vm_ip,

@@ -12,18 +12,20 @@ use fireclaw_core::{
         protocol::{Event, Keys, ProvisionRequest, Telegram, VERSION},
     },
     report::Health,
-    spec::Runtime,
+    spec::{Runtime, Settings},
     state::InstanceRecord,
 };
 use fireclaw_host::{
     exec::{Output, Stdin, Stream},
-    ssh::{Guest, LoginState},
+    ssh::{Guest, LoginState, wait_for_login},
     wait::{Probed, Requirement, until},
 };
 
 use super::Steps;
 use crate::{app::own_program, deadlines, digest, engine::Observer};
 
+/// The port of the guest's sshd.
+pub const SSH_PORT: u16 = 22;
 /// Where this program lies in a guest.
 pub const AGENT: &str = "/usr/local/bin/fireclaw";
 
@@ -41,21 +43,28 @@ impl Steps<'_> {
             hint: format!("see the boot log: `fireclaw logs {} host --no-follow`", self.id),
         };
         let mut looked = Instant::now();
-        until(&requirement, &self.app.interrupt, || {
-            match self.app.host.shell.login(&guest) {
-                Ok(LoginState::Ready) => return Probed::Ready(()),
-                Ok(LoginState::NotYet(why)) => {
-                    watch.detail(&why);
-                    // A VM that died will not answer: say so at once and not at the deadline.
-                    if looked.elapsed() > Duration::from_secs(1) {
-                        looked = Instant::now();
-                        if let Err(error) = self.vm_must_live() {
-                            return Probed::Never(error);
-                        }
-                    }
-                    Probed::NotYet(why)
+        let mut meanwhile = |why: &str| {
+            watch.detail(why);
+            if looked.elapsed() < Duration::from_secs(1) {
+                return Ok(());
+            }
+            looked = Instant::now();
+            // A VM that died will not answer: say so at once and not at the deadline.
+            self.vm_must_live()
+        };
+        let shell = self.app.host.shell.as_ref();
+        wait_for_login(shell, &guest, &requirement, &self.app.interrupt, &mut meanwhile).map_err(|error| {
+            // A failed setup removes the log with the instance: what it ended with is told now.
+            match self.console_tail(12) {
+                Ok(tail) if !tail.is_empty() && error.get_kind() != Kind::Interrupted => {
+                    let hint = error.get_hint().map(str::to_owned).unwrap_or_default();
+                    let why = format!("{}\nthe console's last lines:\n{tail}", error.causes().join(": "));
+                    Error::new("wait for", requirement.description.clone())
+                        .kind(error.get_kind())
+                        .because(why)
+                        .hint(hint)
                 }
-                Err(error) => Probed::Never(error),
+                _ => error,
             }
         })
     }
@@ -75,7 +84,7 @@ impl Steps<'_> {
 
     pub(super) fn provision_guest(&mut self, watch: &mut dyn Observer) -> Result<()> {
         let record = self.changed.as_ref().map_or_else(|| self.known(), Ok)?;
-        let request = request(record);
+        let request = request(record, &self.app.settings);
         let body = serde_json::to_vec(&request).context("render", "the provisioning request")?;
         let guest = self.guest()?;
         let mut last = None;
@@ -179,14 +188,18 @@ impl Steps<'_> {
             return Ok(());
         }
         let guest = self.guest()?;
-        if !matches!(self.app.host.shell.login(&guest), Ok(LoginState::Ready)) {
+        if !matches!(self.app.host.shell.login(&guest), Ok(LoginState::In)) {
             watch.warn(&format!("no SSH login at {}: the gateway is stopped with its VM", guest.ip));
             return Ok(());
         }
-        let unit = self.id.guest_unit();
-        let words = ["sudo", "-n", "systemctl", "stop", unit.as_str()];
+        let seconds = self.patience.as_secs().to_string();
         let deadline = self.patience + Duration::from_secs(20);
-        match self.run(&guest, &words, deadline) {
+        let unit = self.id.guest_unit();
+        let agent = ["sudo", "-n", AGENT, "guest", "stop", self.id.as_str(), "--timeout", &seconds];
+        // A guest that the Bash fireclaw made and this one never provisioned has no agent.
+        let plain = ["sudo", "-n", "systemctl", "stop", unit.as_str()];
+        let has_agent = self.run(&guest, &["test", "-x", AGENT], Duration::from_secs(60))?.status.success();
+        match self.run(&guest, if has_agent { &agent } else { &plain }, deadline) {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => {
                 watch.warn(&format!("the gateway did not stop by itself: {}", output.last_words()));
@@ -215,15 +228,17 @@ pub fn guest_of(app: &crate::app::App, record: &InstanceRecord) -> Result<Guest>
     };
     Ok(Guest {
         ip: record.vm_ip,
+        port: SSH_PORT,
         user: fireclaw_core::guest::USER.to_owned(),
         key: key.clone(),
         known_hosts: paths.known_hosts,
-        control: paths.ssh_control,
+        // This invocation's alone: closing it must not end another's session.
+        control: paths.ssh_control.with_extension(std::process::id().to_string()),
     })
 }
 
 /// What the guest is asked to be.
-fn request(record: &InstanceRecord) -> ProvisionRequest {
+fn request(record: &InstanceRecord, settings: &Settings) -> ProvisionRequest {
     ProvisionRequest {
         version: VERSION,
         instance_id: record.id.clone(),
@@ -247,6 +262,6 @@ fn request(record: &InstanceRecord) -> ProvisionRequest {
         },
         browser: !record.skip_browser_install,
         providers: std::collections::BTreeMap::new(),
-        insecure_registries: Vec::new(),
+        insecure_registries: settings.insecure_registries.clone(),
     }
 }

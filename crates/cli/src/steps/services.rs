@@ -32,16 +32,14 @@ impl Steps<'_> {
     }
 
     pub(super) fn stop_vm(&self) -> Result<()> {
-        self.app.host.shell.close(&self.guest()?);
+        self.close();
         // The gateway is down by now; what is left is the guest's own shutdown.
         let deadline = self.patience.min(Duration::from_secs(90));
         self.app.host.supervisor.stop(&self.id, Service::Vm, deadline)
     }
 
     pub(super) fn cut_vm_off(&self) -> Result<()> {
-        if let Ok(guest) = self.guest() {
-            self.app.host.shell.close(&guest);
-        }
+        self.close();
         self.app.host.supervisor.stop(&self.id, Service::Vm, Duration::ZERO)
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use fireclaw_core::error::{Context, Error, Result};
-pub use progress::Progress;
+pub use progress::{Progress, seconds};
 use serde::Serialize;
 pub use table::{fleet, table};
 

@@ -9,12 +9,10 @@ use std::{fmt::Write as _, net::Ipv4Addr};
 use serde_json::{Value, json};
 
 use crate::{
+    guest::USER,
     id::{InstanceId, MacAddr},
     secret::Secret,
 };
-
-/// The user that cloud-init makes and that we log in as.
-pub const USER: &str = "ubuntu";
 
 /// The name of the guest's one network card.
 const CARD: &str = "eth0";
@@ -48,7 +46,7 @@ pub struct GuestNetwork {
 pub struct CloudInit {
     /// Whose guest it is; gives the hostname.
     pub instance: InstanceId,
-    /// Public keys that may log in as [`USER`], each one line of OpenSSH's format.
+    /// Public keys that may log in as [`crate::guest::USER`], each one line of OpenSSH's format.
     pub authorized_keys: Vec<String>,
     /// `None`: the guest makes its own, and the first login pins it.
     pub host_key: Option<GuestHostKey>,

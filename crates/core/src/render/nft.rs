@@ -4,8 +4,9 @@
 //!
 //! - `bridge fireclaw` pins each tap to the MAC and the address of its VM. It is a list of what may pass: anything that
 //!   is not IPv4 or ARP (IPv6, VLAN tags, 802.3 frames, cut-off headers) falls through to the `drop` at its end. The
-//!   hook `input` is filtered like `prerouting`, because the kernel hands frames for 01:80:c2:00:00:0x to the host
-//!   without the latter. No frame goes from one port to another, with or without isolated ports.
+//!   hook `input` is filtered like `prerouting`, because the kernel hands frames for most group addresses
+//!   (01:80:c2:00:00:0x) to the host without the latter. LLDP's would pass neither: `host::link` sets the port so that
+//!   it is a frame like others. No frame goes from one port to another, with or without isolated ports.
 //! - `inet fireclaw` decides where a VM's packets go. The host itself answers on nothing but `host_services`, and
 //!   replies to what the host began; both are judged before a foreign `dnat` (a published port of a container) can
 //!   rewrite the address. What leaves by another link is masqueraded and must be allowed by the VM's [`Egress`]. Every
@@ -89,12 +90,14 @@ pub fn may_resolve_at(server: Ipv4Addr) -> bool {
     first != 0 && !server.is_loopback() && !server.is_link_local() && first < 224
 }
 
-/// The text for `nft -f -` that puts exactly these VMs under guard.
-pub fn ruleset(network: &NetworkSpec, vms: &[VmRules], options: &Options) -> String {
+/// The text for `nft -f -` that puts exactly these networks and their VMs under guard. No network reaches another.
+pub fn ruleset(networks: &[(NetworkSpec, Vec<VmRules>)], options: &Options) -> String {
+    let bridges = networks.iter().map(|(network, _)| quoted(&network.bridge));
+    let vms: Vec<&VmRules> = networks.iter().flat_map(|(_, vms)| vms).collect();
     let mut text = String::new();
-    inet_table(&mut text, network, vms, options);
+    inet_table(&mut text, bridges, &vms, options);
     text.push('\n');
-    bridge_table(&mut text, vms);
+    bridge_table(&mut text, &vms);
     text
 }
 
@@ -105,8 +108,9 @@ pub fn removal() -> String {
     )
 }
 
-fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options: &Options) {
+fn inet_table(text: &mut String, bridges: impl Iterator<Item = String>, vms: &[&VmRules], options: &Options) {
     open_table(text, "inet");
+    set(text, "bridges", "ifname", bridges);
     set(text, "taps", "ifname", vms.iter().map(|vm| quoted(&vm.tap)));
     set(text, "vms", "ipv4_addr", vms.iter().map(|vm| vm.ip));
     set(text, "public_egress", "ipv4_addr", with_egress(vms, Egress::Public));
@@ -122,7 +126,6 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
     set(text, "metadata", "ipv4_addr", METADATA);
     set(text, "private", "ipv4_addr; flags interval", PRIVATE);
 
-    let bridge = quoted(&network.bridge);
     // Before `dstnat`: the address is still the one that the guest wrote.
     chain(
         text,
@@ -131,7 +134,7 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
         &[
             // A tap that is not (or no longer) a port of the bridge, and frames that the bridge passes over.
             "iifname @taps counter drop",
-            &format!("iifname {bridge} jump from_bridge"),
+            "iifname @bridges jump from_bridge",
         ],
     );
     chain(
@@ -140,7 +143,6 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
         None,
         &[
             "meta nfproto != ipv4 counter drop",
-            "ip saddr != @vms counter drop",
             "fib daddr type { local, broadcast, anycast, multicast } goto to_host",
         ],
     );
@@ -148,7 +150,8 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
         text,
         "input",
         Some("filter hook input priority filter"),
-        &["iifname @taps counter drop", &format!("iifname {bridge} goto to_host")],
+        // Once more, for what a foreign `redirect` has turned towards the host since.
+        &["iifname @bridges goto to_host"],
     );
     chain(
         text,
@@ -165,7 +168,7 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
         text,
         "forward",
         Some("filter hook forward priority filter - 1"),
-        &[&format!("iifname {bridge} goto from_vm"), &format!("oifname {bridge} goto to_vm")],
+        &["iifname @bridges goto from_vm", "oifname @bridges goto to_vm"],
     );
     // A refusal and not silence: programs in the guest then fail at once instead of after minutes.
     let refuse = "counter reject with icmp type admin-prohibited";
@@ -174,7 +177,7 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
         "from_vm",
         None,
         &[
-            &format!("oifname {bridge} counter drop"),
+            "oifname @bridges counter drop",
             // What conntrack does not know leaves without masquerade, with the VM's own address.
             "ct state invalid counter drop",
             &format!("ip daddr @never {refuse}"),
@@ -199,12 +202,12 @@ fn inet_table(text: &mut String, network: &NetworkSpec, vms: &[VmRules], options
         text,
         "postrouting",
         Some("nat hook postrouting priority srcnat"),
-        &[&format!("ip saddr @vms oifname != {bridge} masquerade")],
+        &["ip saddr @vms oifname != @bridges masquerade"],
     );
     text.push_str("}\n");
 }
 
-fn bridge_table(text: &mut String, vms: &[VmRules]) {
+fn bridge_table(text: &mut String, vms: &[&VmRules]) {
     open_table(text, "bridge");
     set(text, "taps", "ifname", vms.iter().map(|vm| quoted(&vm.tap)));
     let cards = vms.iter().map(|vm| format!("{} . {} . {}", quoted(&vm.tap), vm.mac, vm.ip));
@@ -238,7 +241,7 @@ fn bridge_table(text: &mut String, vms: &[VmRules]) {
     text.push_str("}\n");
 }
 
-fn with_egress(vms: &[VmRules], egress: Egress) -> impl Iterator<Item = Ipv4Addr> {
+fn with_egress(vms: &[&VmRules], egress: Egress) -> impl Iterator<Item = Ipv4Addr> {
     vms.iter().filter(move |vm| vm.egress == egress).map(|vm| vm.ip)
 }
 
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn three_vms() {
+    fn vms_of_two_networks() {
         let vms = [
             vm("tmybot10", [172, 16, 0, 10], Egress::Public),
             vm("tmybot2", [172, 16, 0, 2], Egress::Public),
@@ -301,20 +304,25 @@ mod tests {
             vm("tjail4", [172, 16, 0, 4], Egress::None),
         ];
         let options = Options { host_services: vec![(Ipv4Addr::new(172, 16, 0, 1), 8080)] };
-        insta::assert_snapshot!(ruleset(&NetworkSpec::default(), &vms, &options));
+        let lab = NetworkSpec::new("lab-br0", "10.213.0.1/24", "10.213.0.0/24").unwrap();
+        let far = vm("tfar2", [10, 213, 0, 2], Egress::Public);
+        let networks = [(NetworkSpec::default(), vms.to_vec()), (lab, vec![far])];
+        insta::assert_snapshot!(ruleset(&networks, &options));
     }
 
     #[test]
     fn no_vm() {
-        insta::assert_snapshot!(ruleset(&NetworkSpec::default(), &[], &Options::default()));
+        insta::assert_snapshot!(ruleset(&[(NetworkSpec::default(), Vec::new())], &Options::default()));
     }
 
     #[test]
     fn the_order_of_vms_does_not_matter() {
         let (a, b) = (vm("ta2", [172, 16, 0, 2], Egress::Public), vm("tb3", [172, 16, 0, 3], Egress::Open));
-        let network = NetworkSpec::default();
-        let one = ruleset(&network, &[a.clone(), b.clone()], &Options::default());
-        assert_eq!(one, ruleset(&network, &[b, a.clone(), a], &Options::default()));
+        let text = |vms: &[&VmRules]| {
+            let vms = vms.iter().copied().cloned().collect();
+            ruleset(&[(NetworkSpec::default(), vms)], &Options::default())
+        };
+        assert_eq!(text(&[&a, &b]), text(&[&b, &a, &a]));
     }
 
     #[test]

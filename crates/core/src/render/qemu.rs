@@ -75,11 +75,11 @@ pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
     args.option("-device", format!("virtio-net-device,netdev=net0,mac={},bus=virtio-mmio-bus.2", vm.mac));
     // The random numbers are QEMU's own: no file to open, and a guest never waits for entropy while it boots.
     args.option("-object", "rng-builtin,id=rng0");
-    args.option("-device", "virtio-rng-device,rng=rng0,bus=virtio-mmio-bus.3");
+    args.option("-device", "virtio-rng-device,rng=rng0,bus=virtio-mmio-bus.1");
     // Nobody inflates the balloon; through it the guest tells which pages it freed, and the host gets them back.
     args.option(
         "-device",
-        "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on,bus=virtio-mmio-bus.4",
+        "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on,bus=virtio-mmio-bus.0",
     );
     // The console is standard output. Ctrl-C stays a signal, and there is no monitor to switch to in it.
     args.option("-chardev", "stdio,id=console,signal=on,mux=off");
@@ -135,8 +135,9 @@ fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
              file.discard=unmap,file.cache.direct=off,file.cache.no-flush=off"
         ),
     );
-    // The buses are named so that the root disk is always the guest's first disk, and the seed its second.
-    args.option("-device", "virtio-blk-device,drive=disk,serial=disk,bus=virtio-mmio-bus.0");
+    // The buses are named so that the root disk is always the guest's first disk, and the seed its second: the kernel finds
+    // microvm's buses from the highest number down.
+    args.option("-device", "virtio-blk-device,drive=disk,serial=disk,bus=virtio-mmio-bus.4");
     args.option("-add-fd", format!("fd={},set={SEED_SET},opaque=seed", vm.fds.seed));
     args.option(
         "-blockdev",
@@ -145,7 +146,7 @@ fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
              file.driver=file,file.filename=/dev/fdset/{SEED_SET},file.aio=threads,file.locking=off,file.read-only=on"
         ),
     );
-    args.option("-device", "virtio-blk-device,drive=seed,serial=seed,bus=virtio-mmio-bus.1");
+    args.option("-device", "virtio-blk-device,drive=seed,serial=seed,bus=virtio-mmio-bus.3");
 }
 
 #[derive(Default)]

@@ -65,6 +65,8 @@ pub struct Settings {
     pub supervisor: Option<SupervisorKind>,
     /// `dns` of the configuration file.
     pub dns: Option<Vec<Ipv4Addr>>,
+    /// `insecure_registries` of the configuration file: `HOST:PORT` from which guests pull images without TLS.
+    pub insecure_registries: Vec<String>,
     /// Every value with its origin.
     pub shown: Vec<Shown>,
 }
@@ -85,7 +87,8 @@ const KNOWN: &[(&str, &str, &str)] = &[
 ];
 
 /// What only the configuration file holds.
-const FILE_ONLY: &[(&str, &str)] = &[("vmm", "auto"), ("supervisor", "auto"), ("dns", "")];
+const FILE_ONLY: &[(&str, &str)] =
+    &[("vmm", "auto"), ("supervisor", "auto"), ("dns", ""), ("insecure_registries", "")];
 
 impl Settings {
     /// The path of the configuration file.
@@ -152,6 +155,11 @@ impl Settings {
                 "" => None,
                 text => Some(value::dns(text)?),
             },
+            insecure_registries: get("insecure_registries")
+                .split(',')
+                .filter(|registry| !registry.is_empty())
+                .map(str::to_owned)
+                .collect(),
             shown,
         })
     }

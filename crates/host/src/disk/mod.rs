@@ -160,6 +160,21 @@ impl Disks for SystemDisks {
     }
 }
 
+/// Copies a file without its holes: by reflink where the filesystem has it. The target is replaced.
+pub fn copy_sparse(source: &Path, target: &Path) -> Result<()> {
+    fs::remove_file(target)?;
+    if reflink_copy::reflink(source, target).is_ok() {
+        return Ok(());
+    }
+    let from = File::open(source).context("read", source.display())?;
+    let to = File::create_new(target).context("create", target.display())?;
+    match copy::sparse(&from, &to, &Interrupt::default()) {
+        Ok(_) => Ok(()),
+        Err(copy::Stop::Io(error)) => Err(Error::new("copy", source.display().to_string()).source(error)),
+        Err(copy::Stop::Asked(error)) => Err(error),
+    }
+}
+
 /// Refuses a size that the base's filesystem does not fit in. Reads the base only; for checks before anything is done.
 pub fn check_size(base: &Path, size: &DiskSize) -> Result<()> {
     let filesystem = ext4::inspect(base)?.bytes();

@@ -75,6 +75,10 @@ pub struct Route {
 /// `IFLA_TUN_OWNER` of `linux/if_link.h`, which the library hands over undecoded.
 const IFLA_TUN_OWNER: u16 = 1;
 
+/// The bit of 01:80:c2:00:00:0e among a bridge's group addresses. Frames to it go from the port to the host past every
+/// hook of a firewall, unless the bridge is told to forward them; then they are frames like others.
+const LLDP: u16 = 1 << 0x0e;
+
 /// A netlink socket with the little runtime that drives it.
 pub struct Netlink {
     runtime: Runtime,
@@ -219,6 +223,7 @@ impl Netlink {
             .flood(false)
             .mcast_flood(false)
             .bcast_flood(true)
+            .group_fwd_mask(LLDP)
             .build();
         self.wait("close", &object, self.handle.link().set_port(message).execute())
     }

@@ -45,10 +45,23 @@ pub struct State {
     pub firewall: Option<String>,
     /// Whether IPv4 forwarding is on.
     pub forwarding: bool,
+    /// Taps that were at any time attached while the ruleset in force did not name them. Must stay empty.
+    pub unguarded: BTreeSet<String>,
     /// The methods that fail.
     pub failing: BTreeSet<String>,
     /// The methods that were called to change something, with their object, in order.
     pub calls: Vec<String>,
+}
+
+impl State {
+    fn note_unguarded(&mut self) {
+        let rules = self.firewall.as_deref().unwrap_or_default();
+        for (name, link) in &self.links {
+            if matches!(link, FakeLink::Tap { .. }) && !rules.contains(&format!("\"{name}\"")) {
+                self.unguarded.insert(name.clone());
+            }
+        }
+    }
 }
 
 /// A network without a kernel. Clones share their state.
@@ -128,14 +141,16 @@ impl FakeNetwork {
         .expect("the fake host can be written");
     }
 
-    /// One method call: counted, failed on request, and undone when it fails.
+    /// One method call: written down, and failed on request. A failing one has changed nothing.
     fn call<T>(&self, method: &str, object: &str, change: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         self.with(|state| {
             state.calls.push(format!("{method} {object}").trim_end().to_owned());
             if state.failing.contains(method) {
                 return Err(Error::new("do", format!("{method} {object}")).because("the test made it fail"));
             }
-            change(state)
+            let result = change(state)?;
+            state.note_unguarded();
+            Ok(result)
         })
     }
 
@@ -309,6 +324,18 @@ mod tests {
     fn two_on_one_folder_share_one_host() {
         let dir = tempfile::tempdir().unwrap();
         a_life_in(&FakeNetwork::in_dir(dir.path()), &FakeNetwork::in_dir(dir.path()));
+    }
+
+    #[test]
+    fn a_tap_without_rules_is_noted_for_good() {
+        let (network, spec) = (FakeNetwork::new(), NetworkSpec::default());
+        network.ensure_bridge(&spec).unwrap();
+        network.install_firewall("elements = { \"ta2\" }").unwrap();
+        network.attach(&spec, &port("a")).unwrap();
+        assert!(network.state().unguarded.is_empty());
+        network.remove_firewall().unwrap();
+        network.detach(&port("a").instance, &port("a").tap).unwrap();
+        assert_eq!(network.state().unguarded, BTreeSet::from(["ta2".to_owned()]));
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub trait Network: Send + Sync {
     fn remove_bridge(&self, bridge: &BridgeName) -> Result<()>;
 
     /// Makes the VM's tap, persistent, owned by its user, an isolated port of the bridge, up. Idempotent. A link of that
-    /// name that is not this instance's is refused.
+    /// name that is not this instance's is refused. Frames pass from here on: a ruleset with the VM in it comes first,
+    /// and at the end [`Network::detach`] comes before the ruleset without it.
     fn attach(&self, network: &NetworkSpec, port: &Port) -> Result<()>;
 
     /// Removes the VM's tap. One that is not there is fine; one that is not this instance's is left alone.
