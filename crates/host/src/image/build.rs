@@ -314,7 +314,11 @@ impl Build<'_> {
                 "OPENCLAW_NO_RESPAWN=1",
                 "OPENCLAW_NO_AUTO_UPDATE=1",
             ])
-            .args(["OPENCLAW_DISABLE_BONJOUR=1", "OPENCLAW_SERVICE_REPAIR_POLICY=external"])
+            .args([
+                "OPENCLAW_DISABLE_BONJOUR=1",
+                "OPENCLAW_SERVICE_REPAIR_POLICY=external",
+                "OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED=1",
+            ])
             .args([
                 &format!("{NODE_DIR}/bin/node"),
                 ENTRY,
