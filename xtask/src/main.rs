@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask ci` is every check there is, and what CI runs.
 
+mod bench;
 mod ci;
 mod e2e;
 mod say;
@@ -25,6 +26,8 @@ enum Command {
         #[arg(long)]
         fast: bool,
     },
+    /// Figures, written to docs/BENCHMARKS.md
+    Bench,
     /// The end-to-end tests: a real VM with a real OpenClaw
     E2e(e2e::Options),
     /// The hosts of the end-to-end tests' internet, in a network namespace of their own
@@ -35,6 +38,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Ci { fast } => ci::run(fast),
+        Command::Bench => bench::run(),
         Command::E2e(options) => e2e::run(&options),
         Command::Internet(options) => e2e::internet::serve(&options).map(|()| true),
     };

@@ -18,7 +18,7 @@ pub fn attach(program: &str, args: &[&str]) -> Result<bool> {
 
 /// Runs a program and gives what it said; any status.
 pub fn ask(program: &str, args: &[&str]) -> Result<Output> {
-    SystemExec::default().run(Cmd::new(program).args(args).deadline(Duration::from_secs(120)))
+    SystemExec::default().run(Cmd::new(program).args(args).deadline(Duration::from_mins(2)))
 }
 
 /// Runs a program that must succeed and gives its standard output.

@@ -153,8 +153,7 @@ impl<'a> Store<'a> {
 
     /// The value of a key in a record that as a whole cannot be read.
     fn salvage(self, name: &str, key: &str) -> Option<String> {
-        let bytes =
-            std::fs::read(self.settings.layout.state_root.join(format!(".vm-{name}")).join(".env")).ok()?;
+        let bytes = std::fs::read(self.settings.layout.record_named(name)).ok()?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
     }

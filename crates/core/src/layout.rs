@@ -207,6 +207,11 @@ impl Layout {
         self.locks().join("network")
     }
 
+    /// The record of whatever is called so, be the name a valid id or not.
+    pub fn record_named(&self, name: &str) -> PathBuf {
+        self.state_root.join(format!(".vm-{name}")).join(".env")
+    }
+
     /// The instance that a folder name under `STATE_ROOT` belongs to: the text after `.vm-`, be it a valid id or not.
     pub fn instance_of_state_dir(name: &str) -> Option<&str> {
         name.strip_prefix(".vm-")

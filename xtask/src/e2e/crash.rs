@@ -1,9 +1,14 @@
 //! kill -9 and Ctrl-C in the middle: the journal says how far it had come, and the next run deals with it.
 
-use std::{fs, process::Child};
+use std::{
+    fs,
+    process::Child,
+    time::{Duration, Instant},
+};
 
 use fireclaw_core::error::{Error, Result};
 use fireclaw_host::exec::handover;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
@@ -11,30 +16,40 @@ use super::{
     traces::Traces,
     world::{ID, World, ensure, same},
 };
-use crate::{say, shell};
+use crate::say;
 
 /// Starts a command and sends a signal once its journal has this many lines. `Ok(false)`: it ended before.
-fn signal_at(world: &World, id: &str, args: &[&str], lines: usize, signal: &str) -> Result<bool> {
+fn signal_at(world: &World, id: &str, args: &[&str], lines: usize, signal: Signal) -> Result<bool> {
     let log = fs::File::create(world.root.join("killed.log"))
         .map_err(|error| Error::new("create", "a log").source(error))?;
     let mut child: Child = handover::spawn(&world.cmd(args), Some(&log))?;
     let journal = world.journal(id);
     let mut hit = false;
-    world.until(&format!("{lines} lines in the journal of `{}`", args.join(" ")), 900, || {
+    let mut look = || -> Result<bool> {
         if child.try_wait().is_ok_and(|status| status.is_some()) {
             return Ok(true);
         }
         let text = fs::read_to_string(&journal).unwrap_or_default();
-        if text.lines().count() >= lines {
-            hit = shell::ask("kill", &[signal, &child.id().to_string()])?.status.success();
-            return Ok(true);
+        if text.lines().count() < lines {
+            return Ok(false);
         }
-        Ok(false)
-    })?;
+        hit = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal).is_ok();
+        Ok(true)
+    };
+    // The first steps take a millisecond each: they are caught by looking without a pause. The later ones wait for the
+    // guest, which needs the processor.
+    let begun = Instant::now();
+    let mut done = false;
+    while !done && begun.elapsed() < Duration::from_secs(12) {
+        done = look()?;
+    }
+    if !done {
+        world.until(&format!("{lines} lines in the journal of `{}`", args.join(" ")), 900, look)?;
+    }
     let _ = child.wait();
     let last = fs::read_to_string(&journal).unwrap_or_default();
     say::line(&format!(
-        "  signal {signal} after: {}",
+        "  {signal} after: {}",
         last.lines().last().unwrap_or("(no journal)").chars().take(80).collect::<String>()
     ));
     Ok(hit)
@@ -53,7 +68,7 @@ fn setup_args(id: &str) -> Vec<&str> {
 pub fn setup_before_the_guest(world: &mut World) -> Result<()> {
     let before = Traces::take(world)?;
     for lines in 1..=BEFORE_THE_GUEST {
-        ensure(signal_at(world, "killed", &setup_args("killed"), lines, "-9")?, || {
+        ensure(signal_at(world, "killed", &setup_args("killed"), lines, Signal::SIGKILL)?, || {
             format!("setup ended before line {lines}")
         })?;
         let list = world.json(&["list", "--json"])?;
@@ -64,17 +79,20 @@ pub fn setup_before_the_guest(world: &mut World) -> Result<()> {
         same("what is left", &before.left_behind(world)?, &Vec::new())?;
     }
     // The next setup of the same id begins with removing what is left.
-    signal_at(world, "killed", &setup_args("killed"), BEFORE_THE_GUEST, "-9")?;
-    ensure(signal_at(world, "killed", &setup_args("killed"), 4, "-INT")?, || {
-        "the second setup did not begin".into()
-    })?;
+    signal_at(world, "killed", &setup_args("killed"), BEFORE_THE_GUEST, Signal::SIGKILL)?;
+    world.refused(
+        2,
+        &["setup", "--instance", "killed", "--base-kernel", "/no/such/kernel"],
+        "/no/such/kernel",
+    )?;
     same("what is left", &before.left_behind(world)?, &Vec::new())
 }
 
 /// SIGINT and SIGTERM undo.
 pub fn interrupted_setup(world: &mut World) -> Result<()> {
     let before = Traces::take(world)?;
-    for (lines, signal) in [(2, "-INT"), (7, "-TERM"), (BEFORE_THE_GUEST + 1, "-INT")] {
+    for (lines, signal) in [(2, Signal::SIGINT), (7, Signal::SIGTERM), (BEFORE_THE_GUEST + 1, Signal::SIGINT)]
+    {
         ensure(signal_at(world, "killed", &setup_args("killed"), lines, signal)?, || {
             "setup ended before".into()
         })?;
@@ -88,16 +106,17 @@ pub fn setup_in_the_guest(world: &mut World) -> Result<()> {
     let before = Traces::take(world)?;
     // AwaitLogin done, InstallAgent done, ProvisionGuest begun.
     for lines in [BEFORE_THE_GUEST + 2, BEFORE_THE_GUEST + 5] {
-        ensure(signal_at(world, "killed", &setup_args("killed"), lines, "-9")?, || {
+        ensure(signal_at(world, "killed", &setup_args("killed"), lines, Signal::SIGKILL)?, || {
             format!("setup ended before line {lines}")
         })?;
         world.ok(&["destroy", "killed", "--force"])?;
         same("what is left", &before.left_behind(world)?, &Vec::new())?;
     }
     // MarkProvisioned done.
-    ensure(signal_at(world, "killed", &setup_args("killed"), BEFORE_THE_GUEST + 8, "-9")?, || {
-        "setup ended before".into()
-    })?;
+    ensure(
+        signal_at(world, "killed", &setup_args("killed"), BEFORE_THE_GUEST + 8, Signal::SIGKILL)?,
+        || "setup ended before".into(),
+    )?;
     world.refused(2, &["setup", "--instance", "killed"], "exists already")?;
     world.ok(&["provision", "killed"])?;
     same("health", &world.status("killed")?["health"], &Value::from("up"))?;
@@ -109,7 +128,7 @@ pub fn setup_in_the_guest(world: &mut World) -> Result<()> {
 pub fn provision(world: &mut World) -> Result<()> {
     for lines in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14] {
         let model = format!("anthropic/killed-{lines}");
-        let hit = signal_at(world, ID, &["provision", ID, "--model", &model], lines, "-9")?;
+        let hit = signal_at(world, ID, &["provision", ID, "--model", &model], lines, Signal::SIGKILL)?;
         if !hit {
             say::line("    it had ended");
         }
@@ -130,7 +149,7 @@ pub fn provision(world: &mut World) -> Result<()> {
 pub fn stop(world: &mut World) -> Result<()> {
     world.ok(&["start", ID])?;
     for lines in 1..=5 {
-        signal_at(world, ID, &["stop", ID], lines, "-9")?;
+        signal_at(world, ID, &["stop", ID], lines, Signal::SIGKILL)?;
         let id = world.json(&["list", "--json"])?[0]["id"].clone();
         same("the instance", &id, &Value::from(ID))?;
     }
@@ -146,11 +165,11 @@ pub fn destroy(world: &mut World) -> Result<()> {
     let before = Traces::take(world)?;
     for lines in 1..=12 {
         // Made without a VM: a setup that is killed before its VM, finished by nobody.
-        signal_at(world, "doomed", &setup_args("doomed"), BEFORE_THE_GUEST, "-9")?;
+        signal_at(world, "doomed", &setup_args("doomed"), BEFORE_THE_GUEST, Signal::SIGKILL)?;
         let journal = world.journal("doomed");
         // An instance that is whole: its journal is gone.
         let _ = fs::remove_file(&journal);
-        let hit = signal_at(world, "doomed", &["destroy", "doomed", "--force"], lines, "-9")?;
+        let hit = signal_at(world, "doomed", &["destroy", "doomed", "--force"], lines, Signal::SIGKILL)?;
         if hit {
             let list = world.json(&["list", "--json"])?.to_string();
             ensure(list.contains("doomed"), || format!("a half-destroyed instance is not told: {list}"))?;

@@ -146,7 +146,7 @@ pub fn serve(options: &Options) -> Result<()> {
         Registry::start((Ipv4Addr::UNSPECIFIED, REGISTRY), layout).context("serve", "the registry")?;
     let forever = fireclaw_host::wait::Requirement {
         description: "the end of the tests".into(),
-        deadline: Duration::from_secs(7200),
+        deadline: Duration::from_hours(2),
         hint: String::new(),
     };
     let mut recorded = 0;

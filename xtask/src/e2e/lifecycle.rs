@@ -36,6 +36,14 @@ pub fn start(world: &mut World) -> Result<()> {
     same("uptime goes on", &again["vm"], &Value::from("active"))
 }
 
+/// Graceful, and a second time nothing to do.
+pub fn stop(world: &mut World) -> Result<()> {
+    world.ok(&["stop", ID])?;
+    is_stopped(world, ID)?;
+    world.ok(&["stop", ID])?;
+    world.refused(1, &["shell", ID, "true"], "log in")
+}
+
 /// With no SSH the gateway cannot be asked, and the power button is pressed.
 pub fn stop_without_ssh(world: &mut World) -> Result<()> {
     let output = world.ok(&["stop", ID])?;

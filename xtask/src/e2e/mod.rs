@@ -35,6 +35,9 @@ pub struct Options {
     /// Where state, instances and images go [default: target/e2e]
     #[arg(long)]
     pub root: Option<PathBuf>,
+    /// The long cases too
+    #[arg(long)]
+    pub all: bool,
     /// Leave instances and logs behind
     #[arg(long)]
     pub keep: bool,
@@ -48,15 +51,21 @@ pub struct Case {
     name: &'static str,
     /// Whether later cases make no sense when this one fails.
     base: bool,
+    /// Runs with `--all` or by name only; said in the last lines.
+    long: bool,
     run: fn(&mut World) -> Result<()>,
 }
 
 const fn case(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
-    Case { name, base: false, run }
+    Case { name, base: false, long: false, run }
+}
+
+const fn long(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
+    Case { name, base: false, long: true, run }
 }
 
 const fn base(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
-    Case { name, base: true, run }
+    Case { name, base: true, long: false, run }
 }
 
 /// All cases, in order. What needs no VM comes first.
@@ -85,19 +94,20 @@ fn cases() -> Vec<Case> {
         case("a whole agent turn", agent::turn),
         case("provision changes settings and keeps hand edits", guest::provision),
         case("provision refuses without changing", guest::provision_refused),
-        case("kill -9 of provision", crash::provision),
+        long("kill -9 of provision", crash::provision),
         case("the VM is killed and comes back", faults::vm_killed),
         case("the supervisor is killed and replaced", faults::supervisor_killed),
         case("the guest powers itself off", faults::powered_off),
         case("start", lifecycle::start),
-        case("the guest's SSH is gone", faults::ssh_gone),
-        case("stop without SSH", lifecycle::stop_without_ssh),
-        case("kill -9 of stop", crash::stop),
-        case("an instance of the Bash fireclaw", bash::takes_over),
+        case("stop", lifecycle::stop),
+        long("the guest's SSH is gone", faults::ssh_gone),
+        long("stop without SSH", lifecycle::stop_without_ssh),
+        long("kill -9 of stop", crash::stop),
+        long("an instance of the Bash fireclaw", bash::takes_over),
         case("a damaged record among good ones", faults::damaged_record),
         case("kill -9 of destroy", crash::destroy),
-        case("kill -9 of setup in the guest's part", crash::setup_in_the_guest),
-        case("the Docker runtime", docker::runtime),
+        long("kill -9 of setup in the guest's part", crash::setup_in_the_guest),
+        long("the Docker runtime", docker::runtime),
         case("destroy", lifecycle::destroy_all),
     ]
 }
@@ -138,8 +148,10 @@ pub fn run(options: &Options) -> Result<bool> {
     ];
     args.extend(["--fireclaw".to_owned(), world.program.display().to_string()]);
     args.extend(["--root".to_owned(), world.root.display().to_string()]);
-    if options.keep {
-        args.push("--keep".into());
+    for (flag, given) in [("--keep", options.keep), ("--all", options.all)] {
+        if given {
+            args.push(flag.into());
+        }
     }
     args.extend(options.only.iter().cloned());
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -156,10 +168,14 @@ fn inside(options: &Options) -> Result<bool> {
     let before = traces::Traces::take(&world)?;
     let mut rows = Vec::new();
     let mut broken = None;
+    let mut skipped = Vec::new();
     for case in cases() {
-        let wanted =
-            case.base || options.only.is_empty() || options.only.iter().any(|part| case.name.contains(part));
-        if !wanted {
+        let named = options.only.iter().any(|part| case.name.contains(part));
+        if case.long && !options.all && !named {
+            skipped.push(case.name);
+            continue;
+        }
+        if !case.base && !options.only.is_empty() && !named {
             continue;
         }
         if let Some(base) = broken {
@@ -192,7 +208,10 @@ fn inside(options: &Options) -> Result<bool> {
             say::line(&format!("     {error}"));
         }
     }
+    for name in &skipped {
+        say::line(&format!("skip {name}: takes minutes; `cargo xtask e2e --all` runs it"));
+    }
     let failed = rows.iter().filter(|(_, error, _)| error.is_some()).count();
-    say::line(&format!("{} passed, {failed} failed", rows.len() - failed));
+    say::line(&format!("{} passed, {failed} failed, {} skipped", rows.len() - failed, skipped.len()));
     Ok(failed == 0)
 }

@@ -56,7 +56,7 @@ impl World {
 
     /// A run of the program, not started yet.
     pub fn cmd(&self, args: &[&str]) -> Cmd {
-        let mut cmd = Cmd::new(&self.program).args(args).deadline(Duration::from_secs(1500));
+        let mut cmd = Cmd::new(&self.program).args(args).deadline(Duration::from_mins(25));
         for (name, value) in self.environment() {
             cmd = cmd.env(name, value);
         }
@@ -135,12 +135,12 @@ impl World {
         self.json(&["status", id, "--json"])
     }
 
-    /// A path below an instance's folder in FC_ROOT.
+    /// A path below an instance's folder in `FC_ROOT`.
     pub fn fc(&self, id: &str, name: &str) -> PathBuf {
         self.root.join("fc").join(id).join(name)
     }
 
-    /// A path below an instance's folder in STATE_ROOT.
+    /// A path below an instance's folder in `STATE_ROOT`.
     pub fn state(&self, id: &str, name: &str) -> PathBuf {
         self.root.join("state").join(format!(".vm-{id}")).join(name)
     }

@@ -9,7 +9,7 @@ pub use setup::{ChangeFlags, ProvisionArgs, SetupArgs};
 
 /// Run OpenClaw gateways, each in its own microVM.
 ///
-/// Settings come from flags, then the environment (STATE_ROOT, FC_ROOT, BASE_PORT, …), then /etc/fireclaw/config.toml;
+/// Settings come from flags, then the environment (`STATE_ROOT`, `FC_ROOT`, `BASE_PORT`, …), then /etc/fireclaw/config.toml;
 /// `fireclaw doctor` shows each with its origin. Exit codes: 0 done, 1 failed, 2 refused, 3 no such instance, 4 the host
 /// is not ready, 5 made but not healthy, 6 held by another fireclaw, 130 interrupted.
 #[derive(Debug, Parser)]
@@ -153,7 +153,7 @@ pub enum Command {
         /// The instance
         id: String,
     },
-    /// Serve 127.0.0.1:HOST_PORT (what a supervisor runs)
+    /// Serve `127.0.0.1:HOST_PORT` (what a supervisor runs)
     #[command(hide = true)]
     Proxy {
         /// The instance

@@ -12,7 +12,7 @@ use super::Output;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Settings of the guest")]
 pub struct ChangeFlags {
-    /// Telegram bot token; also from TELEGRAM_TOKEN. Empty turns Telegram off
+    /// Telegram bot token; also from `TELEGRAM_TOKEN`. Empty turns Telegram off
     #[arg(long, value_name = "TOKEN", hide_env_values = true)]
     pub telegram_token: Option<String>,
     /// File with the Telegram bot token
@@ -30,19 +30,19 @@ pub struct ChangeFlags {
     /// OpenClaw's container image; implies the Docker runtime [default: ghcr.io/openclaw/openclaw:latest]
     #[arg(long, value_name = "IMAGE")]
     pub openclaw_image: Option<String>,
-    /// Anthropic API key; also from ANTHROPIC_API_KEY
+    /// Anthropic API key; also from `ANTHROPIC_API_KEY`
     #[arg(long, value_name = "KEY")]
     pub anthropic_api_key: Option<String>,
     /// File with the Anthropic API key
     #[arg(long, value_name = "FILE", conflicts_with = "anthropic_api_key")]
     pub anthropic_api_key_file: Option<PathBuf>,
-    /// OpenAI API key; also from OPENAI_API_KEY
+    /// OpenAI API key; also from `OPENAI_API_KEY`
     #[arg(long, value_name = "KEY")]
     pub openai_api_key: Option<String>,
     /// File with the OpenAI API key
     #[arg(long, value_name = "FILE", conflicts_with = "openai_api_key")]
     pub openai_api_key_file: Option<PathBuf>,
-    /// MiniMax API key; also from MINIMAX_API_KEY
+    /// MiniMax API key; also from `MINIMAX_API_KEY`
     #[arg(long, value_name = "KEY")]
     pub minimax_api_key: Option<String>,
     /// File with the MiniMax API key
@@ -133,7 +133,7 @@ pub struct SetupArgs {
     /// A base image made by `image build` or `image import` [default: default]
     #[arg(long, value_name = "NAME", help_heading = "The VM")]
     pub image: Option<String>,
-    /// Port on 127.0.0.1 [default: first free one above BASE_PORT]
+    /// Port on 127.0.0.1 [default: first free one above `BASE_PORT`]
     #[arg(long, value_name = "PORT", help_heading = "The VM")]
     pub host_port: Option<u32>,
     /// Virtual CPUs [default: 4]
@@ -145,16 +145,16 @@ pub struct SetupArgs {
     /// Size of the root disk [default: 40G]
     #[arg(long, value_name = "SIZE", help_heading = "The VM")]
     pub disk_size: Option<String>,
-    /// The VMM's API socket [default: FC_ROOT/ID/firecracker.socket]
+    /// The VMM's API socket [default: `FC_ROOT/ID/firecracker.socket`]
     #[arg(long, value_name = "PATH", help_heading = "The VM")]
     pub api_sock: Option<PathBuf>,
-    /// Kernel [default: BASE_IMAGES_DIR/vmlinux]
+    /// Kernel [default: `BASE_IMAGES_DIR/vmlinux`]
     #[arg(long, value_name = "FILE", help_heading = "The VM")]
     pub base_kernel: Option<PathBuf>,
-    /// Root filesystem: ext4 with cloud-init [default: BASE_IMAGES_DIR/rootfs.ext4]
+    /// Root filesystem: ext4 with cloud-init [default: `BASE_IMAGES_DIR/rootfs.ext4`]
     #[arg(long, value_name = "FILE", help_heading = "The VM")]
     pub base_rootfs: Option<PathBuf>,
-    /// Initial ramdisk [default: BASE_IMAGES_DIR/initrd.img]
+    /// Initial ramdisk [default: `BASE_IMAGES_DIR/initrd.img`]
     #[arg(long, value_name = "FILE", help_heading = "The VM")]
     pub base_initrd: Option<PathBuf>,
     /// The virtual machine monitor

@@ -1,4 +1,4 @@
-//! `proxy`: serves 127.0.0.1:HOST_PORT. What a supervisor runs.
+//! `proxy`: serves `127.0.0.1:HOST_PORT`. What a supervisor runs.
 
 use std::net::SocketAddr;
 

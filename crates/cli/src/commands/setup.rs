@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How long other setups may hold the allocation.
-const ALLOCATION: Duration = Duration::from_secs(60);
+const ALLOCATION: Duration = Duration::from_mins(1);
 
 /// Creates an instance and provisions it.
 pub fn run(app: &App, args: &SetupArgs) -> Result<()> {

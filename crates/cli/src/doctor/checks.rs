@@ -58,11 +58,8 @@ pub(super) fn firecracker(app: &App) -> Finding {
 }
 
 pub(super) fn memory(app: &App) -> Finding {
-    let promised: u64 = app
-        .store()
-        .records()
-        .map(|all| all.iter().map(|record| u64::from(record.mem_mib)).sum())
-        .unwrap_or(0);
+    let promised: u64 =
+        app.store().records().map_or(0, |all| all.iter().map(|record| u64::from(record.mem_mib)).sum());
     match space::host_memory_mib(Path::new("/proc")) {
         Ok(total) if promised > total => {
             let detail = format!("instances may use {promised} MiB together and the host has {total}");

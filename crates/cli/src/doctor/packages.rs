@@ -100,7 +100,7 @@ pub fn install(app: &App, packages: &[&str], watch: &mut dyn Observer) -> Result
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
             .args(words)
-            .deadline(Duration::from_secs(1800))
+            .deadline(Duration::from_mins(30))
     };
     let mut show = |_: Stream, line: &str| watch.detail(line);
     exec.check_stream(apt(&["update"]).about("package lists"), &mut show)?;

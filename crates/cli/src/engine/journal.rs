@@ -48,8 +48,11 @@ impl Journal {
             .open(path)
             .context("begin journal", path.display())?;
         let mut journal = Self { file, path: path.to_owned() };
-        journal.append(&Entry::Plan(plan.clone()))?;
-        fs::sync_dir(folder)?;
+        if let Err(error) = journal.append(&Entry::Plan(plan.clone())).and_then(|()| fs::sync_dir(folder)) {
+            // Nothing has been done: a full disk must not leave a journal that says otherwise.
+            fs::remove_file(path)?;
+            return Err(error);
+        }
         Ok(journal)
     }
 

@@ -52,6 +52,8 @@ pub struct Steps<'a> {
     patience: std::time::Duration,
     /// What the guest reported as changed by the last provisioning.
     guest_changes: Vec<String>,
+    /// How often a gateway that the machine was too slow for was started again.
+    retries: std::cell::Cell<u32>,
 }
 
 /// The seconds that OpenClaw drains for at most, and some.
@@ -69,6 +71,7 @@ impl<'a> Steps<'a> {
             allocation: None,
             patience: PATIENCE,
             guest_changes: Vec::new(),
+            retries: std::cell::Cell::new(0),
         }
     }
 
@@ -83,6 +86,7 @@ impl<'a> Steps<'a> {
             changed: None,
             patience: PATIENCE,
             guest_changes: Vec::new(),
+            retries: std::cell::Cell::new(0),
         }
     }
 

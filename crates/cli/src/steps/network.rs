@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long a change of bridge and firewall may take others.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Steps<'_> {
     pub(super) fn join_network(&self) -> Result<()> {

@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_core::error::{Context, Error, Kind, Result};
 pub use progress::{Progress, seconds};
 use serde::Serialize;
 pub use table::{fleet, table};
@@ -80,7 +80,9 @@ impl Ui {
                 text.push_str(line);
             }
         }
-        if let Some(hint) = error.get_hint() {
+        let usage =
+            (error.get_kind() == Kind::Refused).then_some("`--help` after the command shows what it takes");
+        if let Some(hint) = error.get_hint().or(usage) {
             text.push_str(&format!("\n{} {hint}", self.paint("36;1", "hint:")));
         }
         text

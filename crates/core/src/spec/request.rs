@@ -37,6 +37,7 @@ pub struct RawChanges {
 /// The same, checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
+    #[allow(clippy::option_option, reason = "not said, turned off, and a token are three things")]
     telegram_token: Option<Option<Secret>>,
     telegram_users: Option<Vec<u64>>,
     model: Option<String>,

@@ -17,7 +17,7 @@ pub fn unquote(text: &str) -> Option<String> {
                 match bytes.next()? {
                     b'"' => break,
                     b'\\' if matches!(bytes.peek(), Some(b'"' | b'\\' | b'$' | b'`')) => {
-                        out.push(bytes.next()?)
+                        out.push(bytes.next()?);
                     }
                     other => out.push(other),
                 }

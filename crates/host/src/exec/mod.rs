@@ -61,7 +61,7 @@ impl Cmd {
             inherit_env: false,
             cwd: None,
             stdin: Stdin::Null,
-            deadline: Duration::from_secs(600),
+            deadline: Duration::from_mins(10),
             object: None,
             user: None,
             stop_after: None,

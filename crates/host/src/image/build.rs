@@ -176,7 +176,7 @@ impl Build<'_> {
             cmd = cmd.arg(mirror);
         }
         let what = format!("{} by mmdebstrap", self.request.suite);
-        self.run(cmd.deadline(Duration::from_secs(3600)).about(what))
+        self.run(cmd.deadline(Duration::from_hours(1)).about(what))
     }
 
     /// npm runs scripts of packages: it does so as nobody, in a folder that is nobody's, and the result is copied.
@@ -212,7 +212,7 @@ impl Build<'_> {
             .arg(format!("openclaw@{}", self.request.openclaw_version))
             .cwd(staging.path())
             .user(NPM_UID, NPM_UID)
-            .deadline(Duration::from_secs(1800))
+            .deadline(Duration::from_mins(30))
             .about(format!("OpenClaw {}", self.request.openclaw_version));
         // Node brings certificates of its own; the machine's are those that its owner trusts.
         let bundle = "/etc/ssl/certs/ca-certificates.crt";
@@ -330,7 +330,7 @@ impl Build<'_> {
                 "18789",
             ])
             .stop_after("[gateway] ready")
-            .deadline(Duration::from_secs(120));
+            .deadline(Duration::from_mins(2));
         let progress = &mut self.progress;
         let ran = self.exec.stream(run, &mut |_: Stream, line: &str| progress.detail(line));
         crate::fs::remove_tree(&home)?;

@@ -77,7 +77,7 @@ fn download(exec: &dyn Exec, url: &str, to: &Path, what: &str) -> Result<()> {
         .args(["--connect-timeout", "20", "--output"])
         .arg(to)
         .arg(url)
-        .deadline(Duration::from_secs(900))
+        .deadline(Duration::from_mins(15))
         .about(what);
     exec.check(curl).map(drop).map_err(|error| {
         Error::new("fetch", what).source(error).hint(
