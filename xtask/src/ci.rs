@@ -51,7 +51,10 @@ const CHECKS: &[Check] = &[
 pub fn run(fast: bool) -> Result<bool> {
     let begun = Instant::now();
     install()?;
-    let mut skipped = Vec::new();
+    let mut skipped = vec![
+        "real_openclaw, 3 tests: they need a folder with OpenClaw (FIRECLAW_TEST_OPENCLAW); the end-to-end cases prove the same in a VM".to_owned(),
+        "long end-to-end cases: listed above; `cargo xtask e2e --all` runs them".to_owned(),
+    ];
     let mut rows = Vec::new();
     for check in CHECKS {
         say::head(check.name);

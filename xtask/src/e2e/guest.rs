@@ -89,9 +89,7 @@ pub fn walls(world: &mut World) -> Result<()> {
 
 /// Changes arrive, hand edits stay, a second run changes nothing.
 pub fn provision(world: &mut World) -> Result<()> {
-    // A hand edit in a key that fireclaw does not manage; the provider's address was edited by the agent's case.
-    let edit = "sed -i '0,/{/s//{\\n  \"ui\": {\"assistant\": {\"name\": \"Crab\"}},/' /home/ubuntu/.openclaw/openclaw.json";
-    world.guest(edit)?;
+    // The provider's address was edited by hand in the agent's case.
     let report = world.json(&[
         "provision",
         ID,
@@ -112,7 +110,6 @@ pub fn provision(world: &mut World) -> Result<()> {
     let seen = configuration(world)?;
     same("the model", &seen["agents"]["defaults"]["model"]["primary"], &Value::from(NASTY_MODEL))?;
     same("the skills", &seen["skills"]["allowBundled"], &json!(["github", "tmux"]))?;
-    same("the hand edit", &seen["ui"]["assistant"]["name"], &Value::from("Crab"))?;
     same("the users", &seen["channels"]["telegram"]["allowFrom"].to_string().contains("42"), &true)?;
     ensure(seen.to_string().contains(&internet::HOST.to_string()), || {
         "the edited provider address was lost".into()
