@@ -99,7 +99,7 @@ fn cases() -> Vec<Case> {
         case("the supervisor is killed and replaced", faults::supervisor_killed),
         case("the guest powers itself off", faults::powered_off),
         case("start", lifecycle::start),
-        case("stop", lifecycle::stop),
+        case("graceful stop", lifecycle::stop),
         long("the guest's SSH is gone", faults::ssh_gone),
         long("stop without SSH", lifecycle::stop_without_ssh),
         long("kill -9 of stop", crash::stop),
