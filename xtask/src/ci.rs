@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("gcc", "gcc"),
     ("man", "man-db"),
+    ("pgrep", "procps"),
 ];
 
 /// One check.
