@@ -52,7 +52,9 @@ impl<'a> Store<'a> {
     /// Reads a record.
     pub fn load(self, id: &InstanceId) -> Result<InstanceRecord> {
         let paths = self.paths(id)?;
-        let Some(env) = fs::read_if_there(&paths.env)? else {
+        let damaged =
+            |error: Error| error.hint(format!("clear what is left with `fireclaw destroy {id} --force`"));
+        let Some(env) = fs::read_if_there(&paths.env).map_err(damaged)? else {
             return Err(if self.exists(id)? {
                 Error::new("read", format!("the record of instance `{id}`"))
                     .because(format!("{} is missing", paths.env.display()))

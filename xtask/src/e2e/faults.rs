@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use fireclaw_core::error::{Context, Result};
 use serde_json::Value;
 
-use super::world::{ID, World, ensure, names, same};
+use super::world::{ID, World, ensure, has_started, names, same};
 use crate::shell;
 
 /// A filesystem that is too small, and one that fills up on the way: a clear error and nothing left.
@@ -43,7 +43,7 @@ pub fn vm_killed(world: &mut World) -> Result<()> {
     world.until("another VMM", 60, || Ok(world.vm_pid(ID).is_ok_and(|new| new != pid)))?;
     let status = world.status(ID)?;
     ensure(status["vm"] == "active" || status["vm"] == "activating", || status.to_string())?;
-    world.until("the gateway after the VMM's death", 600, || Ok(world.status(ID)?["health"] == "up"))?;
+    world.until("the gateway after the VMM's death", 900, || Ok(has_started(&world.status(ID)?)))?;
     let integrity = world.guest("sudo dmesg | grep -ci 'ext4.*error' || true")?;
     same("filesystem errors", &integrity.trim(), &"0")
 }
@@ -55,7 +55,7 @@ pub fn supervisor_killed(world: &mut World) -> Result<()> {
     shell::must("kill", &["-9", supervisor.lines().next().unwrap_or("0")])?;
     let status = world.status(ID)?;
     same("vm", &status["vm"], &Value::from("active"))?;
-    same("health", &status["health"], &Value::from("up"))?;
+    ensure(has_started(&status), || status.to_string())?;
     world.ok(&["start", ID])?;
     same("the VMM", &world.vm_pid(ID)?, &vm)?;
     world.until("a new supervisor", 10, || {
@@ -81,7 +81,8 @@ pub fn ssh_gone(world: &mut World) -> Result<()> {
     ensure(!output.status.success(), || "a shell without SSH".into())?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure(said.contains("hint:"), || said.clone())?;
-    same("health", &world.status(ID)?["health"], &Value::from("up"))
+    let status = world.status(ID)?;
+    ensure(has_started(&status), || status.to_string())
 }
 
 /// A record that cannot be read is a row that says so; the others are as they were.

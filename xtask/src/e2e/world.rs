@@ -224,6 +224,11 @@ pub fn names(dir: &Path) -> Vec<String> {
     fireclaw_host::fs::names(dir).unwrap_or_default()
 }
 
+/// Whether a status says that the gateway has started. With a bot that cannot reach Telegram, as here, it is degraded.
+pub fn has_started(status: &Value) -> bool {
+    status["health"] == "up" || status["health"] == "degraded"
+}
+
 /// Fails with a sentence when something does not hold.
 pub fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::new("see", "what was expected").because(why())) }
