@@ -43,7 +43,9 @@ pub fn vm_killed(world: &mut World) -> Result<()> {
     world.until("another VMM", 60, || Ok(world.vm_pid(ID).is_ok_and(|new| new != pid)))?;
     let status = world.status(ID)?;
     ensure(status["vm"] == "active" || status["vm"] == "activating", || status.to_string())?;
-    world.until("the gateway after the VMM's death", 900, || Ok(has_started(&world.status(ID)?)))?;
+    // A start of what runs waits until its gateway is up.
+    world.ok(&["start", ID])?;
+    ensure(has_started(&world.status(ID)?), || "the gateway did not come back".into())?;
     let integrity = world.guest("sudo dmesg | grep -ci 'ext4.*error' || true")?;
     same("filesystem errors", &integrity.trim(), &"0")
 }
