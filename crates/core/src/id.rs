@@ -268,6 +268,18 @@ impl From<MacAddr> for String {
     }
 }
 
+/// The unprivileged user and group that an instance's VMM runs as: one a VM, derived from its address, above the ranges
+/// that distributions, systemd and user namespaces give out.
+pub fn vmm_uid(ip: Ipv4Addr) -> u32 {
+    let [_, _, third, last] = ip.octets();
+    1_900_000_000 + u32::from(third) * 256 + u32::from(last)
+}
+
+/// The unprivileged user and group of an instance's proxy.
+pub fn proxy_uid(ip: Ipv4Addr) -> u32 {
+    vmm_uid(ip) + 100_000
+}
+
 /// The name of a base image: a folder name, so the same characters as an instance id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

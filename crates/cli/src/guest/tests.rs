@@ -1,0 +1,3 @@
+mod docker;
+mod native;
+mod world;

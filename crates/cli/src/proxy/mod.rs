@@ -1,0 +1,222 @@
+//! The proxy: loopback's `PORT` to one address, the gateway in the guest. Listens, gives up root, copies.
+//!
+//! One thread. A connection that moves nothing owns no buffer: all share one, and only what a slow reader has not taken
+//! is kept aside (docs/BENCHMARKS.md has the figures against `splice(2)`, which was no faster and needs four more
+//! descriptors). Half-close is kept, a reset is passed on as a reset, and a quiet connection lives as long as both ends do.
+
+mod confine;
+mod listen;
+mod relay;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::Cell,
+    future::Future,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use fireclaw_core::error::{Context, Result};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+    time::{sleep, timeout},
+};
+
+/// A guest that is up answers in microseconds; one that is down is noticed by the kernel after about three seconds.
+const CONNECT: Duration = Duration::from_secs(10);
+/// After SIGTERM a connection that is quiet for so long is taken as done…
+const QUIET: Duration = Duration::from_millis(100);
+/// …and the rest is cut after so long.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long `accept` rests when the kernel has no descriptor or memory for another connection.
+const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// What a proxy does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxySpec {
+    /// The port on 127.0.0.1 and, where the host has IPv6, on `::1`.
+    pub port: u16,
+    /// The gateway.
+    pub target: SocketAddr,
+    /// More connections than these are closed as soon as they are accepted.
+    pub max_connections: usize,
+    /// A connection on which nothing moved for so long is closed. `None` keeps it: a WebSocket is quiet for hours, and
+    /// keep-alive probes find the ends that are gone.
+    pub idle: Option<Duration>,
+    /// User and group to become once the port is bound.
+    pub user: Option<(u32, u32)>,
+}
+
+impl ProxySpec {
+    /// The defaults: 1,024 connections, no idle limit, no change of user.
+    pub const fn new(port: u16, target: SocketAddr) -> Self {
+        Self { port, target, max_connections: 1024, idle: None, user: None }
+    }
+}
+
+/// Runs a proxy until SIGTERM or SIGINT. `ready` is called when the port is bound and root is given up; `note` gets a
+/// line when the gateway becomes unreachable or reachable again, and when the limit of connections is met: at changes
+/// only, so that no client can fill a log.
+///
+/// # Errors
+/// A port that somebody else listens on, a user that cannot be become.
+pub fn serve(spec: &ProxySpec, ready: impl FnOnce(), note: impl Fn(&str) + 'static) -> Result<()> {
+    let mut spec = spec.clone();
+    spec.max_connections = confine::make_room(spec.max_connections, &note)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .context("start", "the proxy")?;
+    LocalSet::new().block_on(&runtime, async {
+        let mut terminated = signal(SignalKind::terminate()).context("handle", "SIGTERM")?;
+        let mut interrupted = signal(SignalKind::interrupt()).context("handle", "SIGINT")?;
+        let listeners = listen::bind(spec.port)?;
+        if let Some((uid, gid)) = spec.user {
+            confine::give_up_root(uid, gid)?;
+        }
+        ready();
+        let told = async {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+        };
+        serve_until(spec, listeners, told, note).await;
+        Ok(())
+    })
+}
+
+/// What all connections share.
+struct Shared {
+    spec: ProxySpec,
+    open: Cell<usize>,
+    last_moved: Cell<Instant>,
+    reachable: Cell<bool>,
+    full: Cell<bool>,
+    note: Box<dyn Fn(&str)>,
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Rc<Shared>);
+
+impl Counted {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.open.set(shared.open.get() + 1);
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+/// Must run inside a [`LocalSet`].
+async fn serve_until(
+    spec: ProxySpec,
+    listeners: Vec<TcpListener>,
+    told_to_stop: impl Future<Output = ()>,
+    note: impl Fn(&str) + 'static,
+) {
+    let shared = Rc::new(Shared {
+        spec,
+        open: Cell::new(0),
+        last_moved: Cell::new(Instant::now()),
+        reachable: Cell::new(true),
+        full: Cell::new(false),
+        note: Box::new(note),
+    });
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| tokio::task::spawn_local(accept(listener, Rc::clone(&shared))))
+        .collect();
+    told_to_stop.await;
+    for task in accepting {
+        task.abort();
+        let _ = task.await;
+    }
+    // What is left is ended by its own end of data, by being quiet, or by the end of our patience.
+    let begun = Instant::now();
+    while shared.open.get() > 0
+        && shared.last_moved.get().max(begun).elapsed() < QUIET
+        && begun.elapsed() < GRACE
+    {
+        sleep(QUIET / 5).await;
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Rc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                if shared.open.get() < shared.spec.max_connections {
+                    shared.full.set(false);
+                    tokio::task::spawn_local(connection(client, Counted::new(&shared)));
+                } else if !shared.full.replace(true) {
+                    let most = shared.spec.max_connections;
+                    (shared.note)(&format!("{most} connections are open; more are closed at once"));
+                }
+            }
+            // The client may be gone before it is accepted; anything else is a shortage that ends.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                (shared.note)(&format!("cannot accept a connection: {error}"));
+                sleep(SHORTAGE).await;
+            }
+        }
+    }
+}
+
+async fn connection(client: TcpStream, counted: Counted) {
+    let shared = &counted.0;
+    let target = shared.spec.target;
+    let gateway = match timeout(CONNECT, TcpStream::connect(target)).await {
+        Ok(Ok(gateway)) => gateway,
+        failed => {
+            if shared.reachable.replace(false) {
+                let why = failed.map_or_else(
+                    |_| "no answer".to_owned(),
+                    |it| it.err().map_or_else(String::new, |e| e.to_string()),
+                );
+                (shared.note)(&format!("the gateway at {target} is not reachable: {why}"));
+            }
+            relay::reset(&client);
+            return;
+        }
+    };
+    if !shared.reachable.replace(true) {
+        (shared.note)(&format!("the gateway at {target} is reachable again"));
+    }
+    relay::prepare(&client);
+    relay::prepare(&gateway);
+    let moved = Cell::new(Instant::now());
+    let copied = relay::copy(client, gateway, || {
+        let now = Instant::now();
+        moved.set(now);
+        shared.last_moved.set(now);
+    });
+    match shared.spec.idle {
+        None => copied.await,
+        Some(limit) => tokio::select! {
+            () = copied => {}
+            () = idle(limit, &moved) => {}
+        },
+    }
+}
+
+/// Returns when nothing moved for `limit`.
+async fn idle(limit: Duration, moved: &Cell<Instant>) {
+    loop {
+        let left = limit.saturating_sub(moved.get().elapsed());
+        if left.is_zero() {
+            return;
+        }
+        sleep(left).await;
+    }
+}
