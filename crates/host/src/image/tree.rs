@@ -2,7 +2,7 @@
 //! lies below the root that it is given.
 
 use std::{
-    ffi::OsStr,
+    ffi::OsString,
     fs::{DirBuilder, Permissions},
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink},
@@ -26,11 +26,6 @@ impl Tree {
         Self { root: root.into() }
     }
 
-    /// Its folder.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Where a path of the guest lies on the host. Refuses one that leads through a symbolic link: an absolute link in
     /// the tree would lead out of it.
     pub fn path(&self, guest: &str) -> Result<PathBuf> {
@@ -42,7 +37,9 @@ impl Tree {
             }
             path.push(part);
             if parts.peek().is_some() && path.is_symlink() {
-                return Err(Error::new("write", guest).because(format!("{} is a symbolic link", path.display())));
+                return Err(
+                    Error::new("write", guest).because(format!("{} is a symbolic link", path.display()))
+                );
             }
         }
         Ok(path)
@@ -69,7 +66,8 @@ impl Tree {
             Entry::Without { path, word } => {
                 let path = self.path(path)?;
                 let Some(text) = fs::read_if_there(&path)? else { return Ok(()) };
-                let kept: String = text.split_inclusive('\n').filter(|line| !line.contains(word.as_str())).collect();
+                let kept: String =
+                    text.split_inclusive('\n').filter(|line| !line.contains(word.as_str())).collect();
                 // In place: its mode and owner stay.
                 std::fs::write(&path, kept).context("write", path.display())
             }
@@ -98,13 +96,12 @@ impl Tree {
         Ok(path)
     }
 
-    /// A program of the tree, run in the tree: processes, mounts and network of its own, so that nothing of it reaches
-    /// the host or the internet, and nothing of it outlives the run. As root, or as the tree's default user.
-    pub fn inside(&self, owner: Owner, program: &str) -> Cmd {
-        let proc: PathBuf = self.root.join("proc");
-        let mut mount = OsStr::new("--mount-proc=").to_owned();
-        mount.push(&proc);
-        let (uid, gid) = owner.ids();
+    /// A program of the tree, run in the tree: processes, mounts and network of its own, so that nothing of it reaches the
+    /// host's programs or the internet, and nothing of it outlives the run. `ids` are the uid and gid that it runs as.
+    pub fn inside(&self, ids: (u32, u32), program: &str) -> Cmd {
+        let mut mount = OsString::from("--mount-proc=");
+        mount.push(self.root.join("proc"));
+        let (uid, gid) = ids;
         Cmd::new("unshare")
             .args(["--fork", "--pid", "--kill-child", "--mount", "--net", "--uts", "--ipc"])
             .arg(mount)
@@ -150,24 +147,28 @@ mod tests {
         let entries = [
             Entry::File { path: "/etc/a".into(), mode: 0o440, content: "x".into() },
             Entry::Link { path: "/etc/b".into(), target: "/dev/null".into() },
-            Entry::File { path: "/etc/pam".into(), mode: 0o644, content: "one\n-two pam_x.so\nthree\n".into() },
+            Entry::File {
+                path: "/etc/pam".into(),
+                mode: 0o644,
+                content: "one\n-two pam_x.so\nthree\n".into(),
+            },
             Entry::Without { path: "/etc/pam".into(), word: "pam_x.so".into() },
             Entry::Absent { path: "/etc/none".into() },
         ];
         tree.apply(&entries).unwrap();
         tree.apply(&entries).unwrap();
-        let a = tree.root().join("etc/a");
+        let a = tree.root.join("etc/a");
         assert_eq!(std::fs::read_to_string(&a).unwrap(), "x");
         assert_eq!(std::fs::metadata(&a).unwrap().permissions().mode() & 0o7777, 0o440);
-        assert_eq!(std::fs::read_link(tree.root().join("etc/b")).unwrap(), Path::new("/dev/null"));
-        assert_eq!(std::fs::read_to_string(tree.root().join("etc/pam")).unwrap(), "one\nthree\n");
+        assert_eq!(std::fs::read_link(tree.root.join("etc/b")).unwrap(), Path::new("/dev/null"));
+        assert_eq!(std::fs::read_to_string(tree.root.join("etc/pam")).unwrap(), "one\nthree\n");
     }
 
     #[test]
     fn a_link_in_the_tree_does_not_lead_out_of_it() {
         let (dir, tree) = tree();
-        std::fs::create_dir_all(tree.root()).unwrap();
-        symlink(dir.path(), tree.root().join("etc")).unwrap();
+        std::fs::create_dir_all(&tree.root).unwrap();
+        symlink(dir.path(), tree.root.join("etc")).unwrap();
         let error = tree
             .apply(&[Entry::File { path: "/etc/a".into(), mode: 0o644, content: String::new() }])
             .unwrap_err();
@@ -181,8 +182,8 @@ mod tests {
         let (dir, tree) = tree();
         let outside = dir.path().join("outside");
         std::fs::write(&outside, "kept").unwrap();
-        std::fs::create_dir_all(tree.root()).unwrap();
-        symlink(&outside, tree.root().join("a")).unwrap();
+        std::fs::create_dir_all(&tree.root).unwrap();
+        symlink(&outside, tree.root.join("a")).unwrap();
         tree.apply(&[Entry::File { path: "/a".into(), mode: 0o644, content: "new".into() }]).unwrap();
         assert_eq!(std::fs::read_to_string(outside).unwrap(), "kept");
     }
