@@ -180,7 +180,7 @@ impl Build<'_> {
             .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string())
             .args(["--fork", "--pid", "--kill-child", "--mount", "--mount-proc", "mmdebstrap"])
             .args(recipe::bootstrap_args(self.request, &tree.to_string_lossy())?)
-            .deadline(Duration::from_mins(60))
+            .deadline(Duration::from_hours(1))
             .about(format!("mmdebstrap of {}", self.request.suite));
         self.run(cmd)
     }

@@ -18,6 +18,9 @@ mod recipe;
 mod store;
 mod tree;
 
+#[cfg(test)]
+mod seed_tests;
+
 use std::path::PathBuf;
 
 use fireclaw_core::id::ImageName;

@@ -241,7 +241,7 @@ pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manife
             }
             crate::fs::remove_file(&link.top)?;
             if link.file.exists() {
-                symlink(Path::new(name.as_str()).join(&link.name), &link.top)
+                symlink(Path::new(name.as_str()).join(link.name), &link.top)
                     .context("link", link.top.display())?;
             }
         }

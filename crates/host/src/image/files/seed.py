@@ -56,7 +56,7 @@ def seed_disk():
 
 
 def files_of(device):
-    """The three files of the seed, as mounted read-only."""
+    """The files of the seed and what is in them."""
     folder = "/run/fireclaw/seed"
     os.makedirs(folder, 0o700, exist_ok=True)
     subprocess.run(["mount", "-t", "vfat", "-o", "ro", device, folder], check=True)
@@ -68,6 +68,11 @@ def files_of(device):
     finally:
         subprocess.run(["umount", folder], check=True)
         os.rmdir(folder)
+    return found
+
+
+def documents_of(found):
+    """The three documents, when they are JSON."""
     if set(found) != {"user-data", "meta-data", "network-config"}:
         raise NotOurs("files %s" % sorted(found))
     header, _, user_data = found["user-data"].partition("\n")
@@ -216,7 +221,7 @@ def main():
     if applied:
         return say("this seed is applied already")
     try:
-        plan = plan_of(*files_of(device))
+        plan = plan_of(*documents_of(files_of(device)))
     except (NotOurs, ValueError) as why:
         return cloud_init(why)
     apply(*plan)
