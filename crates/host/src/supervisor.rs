@@ -1,5 +1,8 @@
 //! Who keeps an instance's two services running: the trait that systemd and the embedded supervisor share.
 
+#[cfg(any(test, feature = "fakes"))]
+pub mod fake;
+
 use std::time::Duration;
 
 use fireclaw_core::{

@@ -17,13 +17,11 @@ pub fn turn(world: &mut World) -> Result<()> {
     );
     world.guest(&edit)?;
     // The key reaches the command the way it reaches the gateway: by the environment file of the service.
-    let unit = format!("openclaw-{}.service", super::world::ID);
     let command = format!(
         "sudo systemd-run --quiet --pipe --wait --uid=ubuntu --gid=ubuntu -p EnvironmentFile=/etc/fireclaw/openclaw-{id}.env \
          -E HOME=/home/ubuntu -p TimeoutStartSec=600 /usr/local/bin/openclaw agent --local --agent main -m 'Has it landed?'",
         id = super::world::ID
     );
-    let _ = unit;
     let said = world.guest(&command)?;
     ensure(said.contains(ANSWER), || format!("the agent did not give the provider's answer: {said}"))?;
     let dir = &world.internet.as_ref().expect("the internet is open").dir;

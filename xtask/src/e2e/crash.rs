@@ -3,7 +3,7 @@
 use std::{fs, process::Child};
 
 use fireclaw_core::error::{Error, Result};
-use fireclaw_host::exec::{Exec as _, SystemExec, handover};
+use fireclaw_host::exec::handover;
 use serde_json::Value;
 
 use super::{
@@ -138,7 +138,6 @@ pub fn stop(world: &mut World) -> Result<()> {
     is_stopped(world, ID)?;
     // A second stop has nothing to do.
     world.ok(&["stop", ID])?;
-    let _ = SystemExec::default().which("true");
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! What is seen and changed inside the guest.
 
 use fireclaw_core::error::{Context, Result};
-use fireclaw_host::exec::Stdin;
 use serde_json::{Value, json};
 
 use super::{
@@ -26,7 +25,6 @@ pub fn shell(world: &mut World) -> Result<()> {
     ensure(back.stdout == bytes, || format!("{} bytes came back and differ", back.stdout.len()))?;
     // The words of a command, as with ssh.
     same("words", &world.ok(&["shell", ID, "echo", "a", "b"])?.text().as_str(), &"a b")?;
-    let _ = Stdin::Null;
     Ok(())
 }
 
@@ -92,7 +90,7 @@ pub fn walls(world: &mut World) -> Result<()> {
 /// Changes arrive, hand edits stay, a second run changes nothing.
 pub fn provision(world: &mut World) -> Result<()> {
     // A hand edit in a key that fireclaw does not manage; the provider's address was edited by the agent's case.
-    let edit = "python3 -c 1 2>/dev/null; sed -i '0,/{/s//{\\n  \"ui\": {\"assistant\": {\"name\": \"Crab\"}},/' /home/ubuntu/.openclaw/openclaw.json";
+    let edit = "sed -i '0,/{/s//{\\n  \"ui\": {\"assistant\": {\"name\": \"Crab\"}},/' /home/ubuntu/.openclaw/openclaw.json";
     world.guest(edit)?;
     let report = world.json(&[
         "provision",

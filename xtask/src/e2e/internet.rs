@@ -18,10 +18,6 @@ use crate::shell;
 
 /// The address of the one host that there is (TEST-NET-3: documentation, public to the firewall's rules).
 pub const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-/// A host of a private network, as the guests' LAN.
-pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
-/// The cloud's metadata service.
-pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// The provider's port.
 pub const PROVIDER: u16 = 8080;
 /// The registry's port.

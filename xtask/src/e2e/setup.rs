@@ -93,7 +93,7 @@ pub fn get(port: u16, path: &str) -> Result<String> {
 }
 
 /// The gateway answers on 127.0.0.1, and only there.
-pub fn health(world: &mut World) -> Result<()> {
+pub fn health(_: &mut World) -> Result<()> {
     let answer = crate::shell::must("curl", &["-fsS", "http://127.0.0.1:28891/health"])?;
     let body: Value = serde_json::from_str(&answer).context("read", "the health answer")?;
     same("ok", &body["ok"], &Value::from(true))?;
@@ -101,7 +101,6 @@ pub fn health(world: &mut World) -> Result<()> {
     let elsewhere = TcpStream::connect(("203.0.113.1", 28891));
     ensure(elsewhere.is_err(), || "the proxy listens on more than loopback".into())?;
     let listening = crate::shell::must("ss", &["-Hltn"])?;
-    let _ = world;
     ensure(!listening.lines().any(|line| line.contains("0.0.0.0:28891") || line.contains("*:28891")), || {
         listening.clone()
     })

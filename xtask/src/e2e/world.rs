@@ -1,7 +1,6 @@
 //! The world of the end-to-end tests: the program under test, its roots, and how it is asked. Runs the program.
 
 use std::{
-    cell::RefCell,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -25,8 +24,6 @@ pub struct World {
     pub root: PathBuf,
     /// The hosts that guests can reach.
     pub internet: Option<Internet>,
-    /// What cases note for the end.
-    pub notes: RefCell<Vec<String>>,
 }
 
 impl World {
@@ -38,7 +35,7 @@ impl World {
             options.fireclaw.clone().unwrap_or_else(|| target.join(triple()).join("release/fireclaw"));
         let root = options.root.clone().unwrap_or_else(|| target.join("e2e"));
         fs::create_dir_all(&root).context("create folder", root.display())?;
-        Ok(Self { program, root, internet: None, notes: RefCell::default() })
+        Ok(Self { program, root, internet: None })
     }
 
     /// The environment of the program under test: its roots and a network that collides with nobody's.

@@ -51,7 +51,7 @@ pub(super) fn prepare(
         Some(text) => merge::parse_config(text).map_err(|error| {
             error
                 .kind(Kind::Refused)
-                .hint("mend it, or move it away to have a new one written: fireclaw shell")
+                .hint("mend ~/.openclaw/openclaw.json in the guest (`fireclaw shell`), or move it away for a new one")
         })?,
         None => Value::Object(Map::new()),
     };

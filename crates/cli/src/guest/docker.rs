@@ -35,6 +35,10 @@ pub(super) fn ensure_daemon(
     if guest.exec.which("docker").is_none() {
         events.step("install Docker");
         packages::install(guest, &["docker.io", "ca-certificates"], events)?;
+        if guest.exec.which("docker").is_none() {
+            // Debian 13 has the client in a package of its own; before, there is none of this name.
+            packages::install(guest, &["docker-cli"], events)?;
+        }
         changed.push("docker".to_owned());
     }
     if configure(guest, request, false)? {

@@ -99,7 +99,7 @@ impl Guest<'_> {
         let service = self.service(instance);
         let unit = service.state()?;
         let reading: Reading = gate::read(|path| self.gateway.get(path));
-        let log = if unit.active == "failed" { service.log(LOG_LINES) } else { Vec::new() };
+        let log = if unit.has_failed() { service.log(LOG_LINES) } else { Vec::new() };
         Ok(HealthReport::new(unit, reading, log))
     }
 }

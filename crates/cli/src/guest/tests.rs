@@ -1,3 +1,5 @@
+mod browser;
 mod docker;
 mod native;
+mod verbs;
 mod world;

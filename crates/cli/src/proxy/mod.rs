@@ -98,6 +98,7 @@ struct Shared {
     last_moved: Cell<Instant>,
     reachable: Cell<bool>,
     full: Cell<bool>,
+    short: Cell<bool>,
     note: Box<dyn Fn(&str)>,
 }
 
@@ -130,6 +131,7 @@ async fn serve_until(
         last_moved: Cell::new(Instant::now()),
         reachable: Cell::new(true),
         full: Cell::new(false),
+        short: Cell::new(false),
         note: Box::new(note),
     });
     let accepting: Vec<_> = listeners
@@ -155,6 +157,7 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((client, _)) => {
+                shared.short.set(false);
                 if shared.open.get() < shared.spec.max_connections {
                     shared.full.set(false);
                     tokio::task::spawn_local(connection(client, Counted::new(&shared)));
@@ -166,7 +169,9 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
             // The client may be gone before it is accepted; anything else is a shortage that ends.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                (shared.note)(&format!("cannot accept a connection: {error}"));
+                if !shared.short.replace(true) {
+                    (shared.note)(&format!("cannot accept connections for now: {error}"));
+                }
                 sleep(SHORTAGE).await;
             }
         }

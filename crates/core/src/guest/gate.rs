@@ -188,9 +188,31 @@ impl GatewayUnit {
         matches!(self.active.as_str(), "active" | "activating" | "deactivating" | "reloading" | "refreshing")
     }
 
+    /// Whether its last run failed: it gave up, or it waits to be started again.
+    pub fn has_failed(&self) -> bool {
+        self.active == "failed" || self.sub == "auto-restart"
+    }
+
     /// Whether it is up, or about to be without anybody's doing.
     pub fn is_up(&self) -> bool {
         matches!(self.active.as_str(), "active" | "activating" | "reloading" | "refreshing")
+    }
+}
+
+impl GatewayUnit {
+    fn why_down(&self, refused: bool) -> String {
+        let Self { name, load, active, sub, result, exit_status, restarts } = self;
+        match (load.as_str(), sub.as_str()) {
+            _ if refused => format!(
+                "OpenClaw will not start (exit code {exit_status}): its configuration or its state needs mending"
+            ),
+            ("not-found", _) => format!("there is no {name}"),
+            (_, "auto-restart") => format!(
+                "{name} ended with {exit_status} ({result}) and is started again, for the {}. time",
+                restarts + 1
+            ),
+            _ => format!("{name} is {active} ({result})"),
+        }
     }
 }
 
@@ -199,17 +221,10 @@ impl HealthReport {
     pub fn new(unit: GatewayUnit, mut reading: Reading, log: Vec<String>) -> Self {
         let refused = unit.active == "failed" && unit.exit_status == super::EXIT_CONFIGURATION;
         if reading.health == Health::Down {
-            if unit.is_up() {
+            if unit.is_up() && !unit.has_failed() {
                 reading.health = Health::Starting;
             } else {
-                reading.detail = Some(match (refused, unit.load.as_str()) {
-                    (true, _) => {
-                        "OpenClaw will not start (exit code 78): its configuration or its state needs mending"
-                            .to_owned()
-                    }
-                    (false, "not-found") => format!("there is no {}", unit.name),
-                    _ => format!("{} is {} ({})", unit.name, unit.active, unit.result),
-                });
+                reading.detail = Some(unit.why_down(refused));
             }
         }
         Self { unit, reading, refused, log }

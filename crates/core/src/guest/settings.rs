@@ -97,6 +97,13 @@ impl Settings {
         self.add(pointer, value, Will::Choose);
     }
 
+    /// A key that is chosen when there is something to choose. That it should not be there is nobody's wish: a value of an older
+    /// tool or of a hand stays.
+    fn maybe(&mut self, pointer: &str, value: Option<Value>) {
+        let will = if value.is_some() { Will::Choose } else { Will::Suggest };
+        self.add(pointer, value, will);
+    }
+
     fn suggest(&mut self, pointer: &str, value: Option<Value>) {
         self.add(pointer, value, Will::Suggest);
     }
@@ -129,7 +136,7 @@ fn skills(all: &mut Settings, request: &ProvisionRequest) {
     all.choose("/skills/allowBundled", Some(Value::Array(allowed)));
     // This one is off by default: it runs other agents with the gateway's rights.
     let coding = request.skills.iter().any(|skill| skill == "coding-agent");
-    all.choose("/skills/entries/coding-agent/enabled", coding.then(|| json!(true)));
+    all.maybe("/skills/entries/coding-agent/enabled", coding.then(|| json!(true)));
 }
 
 fn telegram(all: &mut Settings, request: &ProvisionRequest, facts: &Facts) {
@@ -138,9 +145,9 @@ fn telegram(all: &mut Settings, request: &ProvisionRequest, facts: &Facts) {
     all.choose("/channels/telegram/enabled", Some(json!(on.is_some())));
     all.inline_secret("/channels/telegram/botToken", facts.telegram_token_changed);
     all.inline_secret("/channels/telegram/tokenFile", facts.telegram_token_changed);
-    all.choose("/channels/telegram/dmPolicy", when_on(json!("allowlist")));
-    all.choose("/channels/telegram/allowFrom", on.map(|telegram| json!(telegram.users)));
-    all.choose("/channels/telegram/groupPolicy", when_on(json!("disabled")));
+    all.maybe("/channels/telegram/dmPolicy", when_on(json!("allowlist")));
+    all.maybe("/channels/telegram/allowFrom", on.map(|telegram| json!(telegram.users)));
+    all.maybe("/channels/telegram/groupPolicy", when_on(json!("disabled")));
     all.choose("/plugins/entries/telegram/enabled", Some(json!(on.is_some())));
 }
 
@@ -155,14 +162,14 @@ fn providers(all: &mut Settings, request: &ProvisionRequest) {
 
 fn browser(all: &mut Settings, request: &ProvisionRequest, facts: &Facts) {
     let browser = facts.browser.as_ref().filter(|_| request.browser);
-    all.choose(
+    all.maybe(
         "/browser/executablePath",
         browser.and_then(|browser| browser.executable.as_deref()).map(|path| json!(path)),
     );
-    all.choose("/browser/headless", browser.map(|_| json!(true)));
+    all.maybe("/browser/headless", browser.map(|_| json!(true)));
     // In a container of Docker's the namespaces of a sandbox are forbidden whatever the kernel would allow.
     let bare = browser.map(|browser| !browser.sandbox || request.runtime == Runtime::Docker);
-    all.choose("/browser/noSandbox", bare.map(|bare| json!(bare)));
+    all.maybe("/browser/noSandbox", bare.map(|bare| json!(bare)));
 }
 
 /// A text as OpenClaw reads it back unchanged: it replaces `${NAME}` by a variable unless another `$` stands before it.

@@ -24,8 +24,6 @@ pub mod jail_file {
     pub const SEED: &str = "seed.img";
     /// The machine configuration.
     pub const CONFIG: &str = "vm.json";
-    /// Firecracker's log.
-    pub const LOG: &str = "firecracker.log";
     /// The API's socket, in a folder that the jailer makes and gives to Firecracker's user.
     pub const SOCKET: &str = "run/firecracker.socket";
 }
@@ -49,6 +47,7 @@ pub struct MachineArgs<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[expect(clippy::struct_field_names, reason = "the keys are Firecracker's")]
 struct Machine {
     boot_source: BootSource,
     drives: [Drive; 2],
@@ -67,6 +66,7 @@ struct BootSource {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the keys are Firecracker's")]
 struct Drive {
     drive_id: &'static str,
     path_on_host: String,
@@ -93,7 +93,6 @@ struct NetworkInterface {
 
 #[derive(Serialize)]
 struct Logger {
-    log_path: String,
     level: &'static str,
     show_level: bool,
     show_log_origin: bool,
@@ -125,13 +124,9 @@ pub fn machine_config(vm: &MachineArgs<'_>) -> Result<String> {
             host_dev_name: vm.tap.to_string(),
             guest_mac: vm.mac,
         }],
-        // A guest can make Firecracker log: only what an operator must see is kept.
-        logger: Logger {
-            log_path: inside(jail_file::LOG),
-            level: "Warning",
-            show_level: true,
-            show_log_origin: false,
-        },
+        // A guest can make Firecracker log without end. Without a file of its own the log goes to standard output, with
+        // the console, and what bounds the one bounds the other.
+        logger: Logger { level: "Warning", show_level: true, show_log_origin: false },
         entropy: Entropy {},
     };
     let mut text = serde_json::to_string_pretty(&machine).context("render", "the machine configuration")?;

@@ -43,6 +43,8 @@ pub struct QemuArgs<'a> {
     pub cmdline: &'a str,
     /// The card's address.
     pub mac: MacAddr,
+    /// How fast the processor's time stamp counter runs, in kHz: what an emulated `x86_64` guest must be told.
+    pub tsc_khz: Option<u64>,
     /// The open descriptors.
     pub fds: Fds,
 }
@@ -72,14 +74,14 @@ pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
     boot(vm, &mut args);
     disks(vm, &mut args);
     args.option("-netdev", format!("tap,id=net0,fd={}", vm.fds.tap));
-    args.option("-device", format!("virtio-net-device,netdev=net0,mac={},bus=virtio-mmio-bus.2", vm.mac));
+    args.option("-device", format!("virtio-net-device,netdev=net0,mac={},{}", vm.mac, bus(vm, 2)));
     // The random numbers are QEMU's own: no file to open, and a guest never waits for entropy while it boots.
     args.option("-object", "rng-builtin,id=rng0");
-    args.option("-device", "virtio-rng-device,rng=rng0,bus=virtio-mmio-bus.1");
+    args.option("-device", format!("virtio-rng-device,rng=rng0,{}", bus(vm, 3)));
     // Nobody inflates the balloon; through it the guest tells which pages it freed, and the host gets them back.
     args.option(
         "-device",
-        "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on,bus=virtio-mmio-bus.0",
+        format!("virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on,{}", bus(vm, 4)),
     );
     // The console is standard output. Ctrl-C stays a signal, and there is no monitor to switch to in it.
     args.option("-chardev", "stdio,id=console,signal=on,mux=off");
@@ -92,7 +94,7 @@ pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
 fn machine(vm: &QemuArgs<'_>, args: &mut Args) {
     match vm.arch {
         // Without option ROMs the small boot firmware (qboot) hands over to the kernel directly. ACPI carries the devices,
-        // the power button, power-off and reset. PIT and PIC stay on: emulated, a kernel calibrates its clock by them.
+        // the power button, power-off and reset. PIT and PIC stay on: without KVM a kernel does not boot without them.
         Arch::X86_64 => args.option(
             "-M",
             "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on,pit=on,pic=on,pcie=off,usb=off",
@@ -115,12 +117,24 @@ fn boot(vm: &QemuArgs<'_>, args: &mut Args) {
     if let Some(initrd) = vm.fds.initrd {
         args.option("-initrd", format!("/proc/self/fd/{initrd}"));
     }
+    args.option("-append", cmdline(vm));
+}
+
+/// The kernel command line with what this machine needs.
+fn cmdline(vm: &QemuArgs<'_>) -> String {
     let console = match vm.arch {
         Arch::X86_64 => "ttyS0",
         Arch::Aarch64 => "ttyAMA0",
     };
+    // An emulated microvm has one clock to measure the time stamp counter by, the PIT, read in a tight loop. On a busy
+    // host that measurement fails and the kernel hangs at once, so it is told the result: the emulated counter is the
+    // host's own. There is nothing to watch the counter by either, and the attempt would only discredit it.
+    let clock = match vm.tsc_khz {
+        Some(khz) if !vm.kvm && vm.arch == Arch::X86_64 => format!(" tsc_early_khz={khz} tsc=reliable"),
+        _ => String::new(),
+    };
     // A kernel that panicked restarts by itself after a second, in the same process.
-    args.option("-append", format!("{} console={console} panic=1", vm.cmdline).trim_start());
+    format!("{} console={console} panic=1{clock}", vm.cmdline).trim_start().to_owned()
 }
 
 fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
@@ -135,9 +149,7 @@ fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
              file.discard=unmap,file.cache.direct=off,file.cache.no-flush=off"
         ),
     );
-    // The buses are named so that the root disk is always the guest's first disk, and the seed its second: the kernel finds
-    // microvm's buses from the highest number down.
-    args.option("-device", "virtio-blk-device,drive=disk,serial=disk,bus=virtio-mmio-bus.4");
+    args.option("-device", format!("virtio-blk-device,drive=disk,serial=disk,{}", bus(vm, 0)));
     args.option("-add-fd", format!("fd={},set={SEED_SET},opaque=seed", vm.fds.seed));
     args.option(
         "-blockdev",
@@ -146,7 +158,17 @@ fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
              file.driver=file,file.filename=/dev/fdset/{SEED_SET},file.aio=threads,file.locking=off,file.read-only=on"
         ),
     );
-    args.option("-device", "virtio-blk-device,drive=seed,serial=seed,bus=virtio-mmio-bus.3");
+    args.option("-device", format!("virtio-blk-device,drive=seed,serial=seed,{}", bus(vm, 1)));
+}
+
+/// The bus of the guest's `nth` device, counted from 0: the root disk is always its first disk, the seed its second. By
+/// ACPI a guest finds a microvm's buses from the last to the first; by `virt`'s device tree from the first on.
+fn bus(vm: &QemuArgs<'_>, nth: u32) -> String {
+    let number = match vm.arch {
+        Arch::X86_64 => 7 - nth,
+        Arch::Aarch64 => nth,
+    };
+    format!("bus=virtio-mmio-bus.{number}")
 }
 
 #[derive(Default)]
@@ -181,6 +203,7 @@ mod tests {
             mem_mib: 2048,
             cmdline: "root=/dev/vda rw quiet",
             mac: MacAddr::for_ip(Ipv4Addr::new(172, 16, 0, 2)),
+            tsc_khz: Some(2_600_000),
             fds: Fds { kernel: 3, initrd: Some(4), disk: 5, seed: 6, tap: 7, qmp: 8 },
         };
         change(&mut vm);
@@ -205,7 +228,7 @@ mod tests {
             vm.cmdline = "";
         });
         assert!(!text.contains("-initrd"), "{text}");
-        assert!(text.contains("-append console=ttyS0 panic=1"), "{text}");
+        assert!(text.contains("-append console=ttyS0 panic=1 tsc_early_khz="), "{text}");
     }
 
     #[test]
@@ -224,6 +247,7 @@ mod tests {
             mem_mib: 512,
             cmdline: "root=/dev/vda init=/x,y -kernel \"z\"",
             mac: MacAddr::for_ip(Ipv4Addr::LOCALHOST),
+            tsc_khz: None,
             fds: Fds { kernel: 3, initrd: None, disk: 5, seed: 6, tap: 7, qmp: 8 },
         };
         let args = argv(&vm);

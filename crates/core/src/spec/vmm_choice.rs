@@ -179,14 +179,15 @@ mod tests {
                                         "refused".to_owned()
                                     }
                                 };
-                                table.push_str(&format!(
+                                let row = format!(
                                     "{:8} {:7} {:7} firecracker={firecracker:<12} qemu={qemu:<12} {name:<12} -> {outcome}\n",
                                     arch.as_str(),
                                     if device.is_ok() { "device" } else { "-" },
                                     if cpu_flag { "vmx|svm" } else { "-" },
                                     firecracker = format!("{firecracker:?}"),
                                     qemu = format!("{qemu:?}"),
-                                ));
+                                );
+                                table.push_str(&row);
                             }
                         }
                     }

@@ -11,18 +11,18 @@ use std::{
         },
     },
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use fireclaw_core::{
-    error::{Context, Result},
+    error::{Context, Kind, Result},
     id::InstanceId,
     layout::Layout,
 };
 use nix::{
     errno::Errno,
-    libc::{SIGHUP, SIGINT, SIGTERM},
+    libc::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
@@ -36,9 +36,10 @@ use super::{
 use crate::{
     fs,
     interrupt::Interrupt,
-    lock,
+    lock::{self, Lock},
     proc::ProcessId,
     supervisor::{Service, State},
+    wait::{Probed, Requirement, until},
 };
 
 /// A command that writes a record holds the lock for moments; a supervisor that ends, a little longer.
@@ -59,9 +60,7 @@ pub fn supervise(
     environment: &[(String, String)],
 ) -> Result<()> {
     let files = Files::of(layout, id)?;
-    let Ok(_lock) = lock::wait_for(&files.lock, "the supervisor", LOCK, &Interrupt::default()) else {
-        return Ok(());
-    };
+    let Some(_lock) = only_one(&files)? else { return Ok(()) };
     let signals = signals()?;
     end_orphaned_helpers(&files)?;
     let setup = Setup {
@@ -94,13 +93,30 @@ pub fn supervise(
     fs::remove_file(&daemon.setup.files.socket)
 }
 
+/// The lock that makes this the one supervisor; `None` when there is another.
+fn only_one(files: &Files) -> Result<Option<Lock>> {
+    let begun = Instant::now();
+    let requirement = Requirement {
+        description: "the lock of supervisors".into(),
+        deadline: 2 * LOCK,
+        hint: format!("see who has {} open", files.lock.display()),
+    };
+    until(&requirement, &Interrupt::default(), || match lock::take(&files.lock, "the supervisor") {
+        Ok(lock) => Probed::Ready(Some(lock)),
+        Err(error) if error.get_kind() != Kind::Held => Probed::Never(error),
+        Err(error) if begun.elapsed() < LOCK => Probed::NotYet(error.one_line()),
+        Err(_) => Probed::Ready(None),
+    })
+}
+
 /// A stream that becomes readable at SIGTERM. The handlers are ours alone: a program that we start begins with none.
 fn signals() -> Result<UnixStream> {
     let (receiver, sender) = UnixStream::pair().context("create", "a pipe for signals")?;
     signal_hook::low_level::pipe::register(SIGTERM, sender).context("handle", "SIGTERM")?;
-    for ignored in [SIGHUP, SIGINT] {
-        signal_hook::flag::register(ignored, Arc::new(AtomicBool::new(false)))
-            .context("ignore", "SIGHUP and SIGINT")?;
+    // SIGCHLD too: whoever started us may have ignored it, and then no child's exit code would be seen.
+    for unheeded in [SIGHUP, SIGINT, SIGCHLD] {
+        signal_hook::flag::register(unheeded, Arc::default())
+            .context("handle", format!("signal {unheeded}"))?;
     }
     receiver.set_nonblocking(true).context("set up", "a pipe for signals")?;
     Ok(receiver)

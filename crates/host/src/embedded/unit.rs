@@ -180,9 +180,16 @@ impl Unit {
 
     /// Hands an event to the machine and does what it says, until there is nothing more to do at once.
     fn on(&mut self, setup: &Setup, event: Event, now: Instant) {
+        let before = self.machine.state();
         let mut next = Some(event);
         while let Some(event) = next.take() {
             next = self.machine.on(event, now).and_then(|action| self.perform(setup, action));
+        }
+        if self.machine.is_resting() {
+            let pause = self.machine.wake().map_or(0, |due| due.saturating_duration_since(now).as_secs());
+            self.console.say(&format!("the next try is in {pause} s"));
+        } else if self.machine.state() == State::Failed && before != State::Failed {
+            self.console.say("too many failures in a row, no more tries");
         }
         self.persist(setup, now);
     }

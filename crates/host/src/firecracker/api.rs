@@ -67,13 +67,13 @@ impl Api {
 
     /// What Firecracker says of itself: `GET /`.
     pub fn describe(&self) -> Result<Description> {
-        let answer = self.call(Method::GET, "/", None)?;
+        let answer = self.call(&Method::GET, "/", None)?;
         serde_json::from_value(answer).context("read the description of", self.object())
     }
 
     /// The whole machine configuration: `GET /vm/config`.
     pub fn config(&self) -> Result<Value> {
-        self.call(Method::GET, "/vm/config", None)
+        self.call(&Method::GET, "/vm/config", None)
     }
 
     /// `PUT /actions`.
@@ -83,7 +83,7 @@ impl Api {
             Action::SendCtrlAltDel => "SendCtrlAltDel",
             Action::FlushMetrics => "FlushMetrics",
         };
-        self.call(Method::PUT, "/actions", Some(&json!({ "action_type": name }))).map(drop)
+        self.call(&Method::PUT, "/actions", Some(&json!({ "action_type": name }))).map(drop)
     }
 
     /// `PATCH /vm`.
@@ -92,14 +92,14 @@ impl Api {
             VmState::Paused => "Paused",
             VmState::Resumed => "Resumed",
         };
-        self.call(Method::PATCH, "/vm", Some(&json!({ "state": name }))).map(drop)
+        self.call(&Method::PATCH, "/vm", Some(&json!({ "state": name }))).map(drop)
     }
 
     /// Writes a full snapshot of a paused VM: `PUT /snapshot/create`. Takes as long as writing its memory does, so the
     /// client's deadline has to be chosen for that.
     pub fn create_snapshot(&self, to: &Snapshot<'_>) -> Result<()> {
         let body = json!({ "snapshot_type": "Full", "snapshot_path": to.state, "mem_file_path": to.memory });
-        self.call(Method::PUT, "/snapshot/create", Some(&body)).map(drop)
+        self.call(&Method::PUT, "/snapshot/create", Some(&body)).map(drop)
     }
 
     /// Loads a snapshot into a Firecracker that was started without a machine: `PUT /snapshot/load`. The memory file is
@@ -113,14 +113,14 @@ impl Api {
         if cfg!(target_arch = "x86_64") {
             body["clock_realtime"] = json!(true);
         }
-        self.call(Method::PUT, "/snapshot/load", Some(&body)).map(drop)
+        self.call(&Method::PUT, "/snapshot/load", Some(&body)).map(drop)
     }
 
     fn object(&self) -> String {
         format!("Firecracker at {}", self.socket.display())
     }
 
-    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    fn call(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let request = Request { method: method.clone(), body, ..Request::get(path, self.deadline) };
         let reply = http::send(&Server::Unix(self.socket.clone()), &request)?;
         if reply.is_success() {

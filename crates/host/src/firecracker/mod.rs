@@ -1,5 +1,5 @@
 //! Firecracker as a VMM, always through its jailer: a chroot, a mount namespace, the VM's own user, the default system
-//! call filters. Makes a jail and writes the machine configuration and the log file of the instance.
+//! call filters. Makes a jail and writes the machine configuration of the instance.
 //!
 //! The jailer becomes Firecracker (same process), unless a PID namespace is asked for with [`Firecracker::new_pid_ns`]:
 //! then it forks and ends, and the VM's process is the one in the jail's pid file.
@@ -115,7 +115,6 @@ impl Vmm for Firecracker {
 
         let jail = Jail::make(&spec.jail_dir, &installed.firecracker, &spec.id)?;
         write_config(spec)?;
-        fresh_log(&spec.vmm_log)?;
         let share = |source: &Path, name: &str, how| jail.share(source, name, how, (spec.uid, spec.gid));
         share(&spec.kernel, jail_file::KERNEL, Share::AsItIs)?;
         if let Some(initrd) = &spec.initrd {
@@ -124,7 +123,6 @@ impl Vmm for Firecracker {
         share(&spec.disk, jail_file::DISK, Share::Own)?;
         share(&spec.seed, jail_file::SEED, Share::Read)?;
         share(&spec.vmm_config, jail_file::CONFIG, Share::Read)?;
-        share(&spec.vmm_log, jail_file::LOG, Share::Own)?;
         // The path inside the jail is longer than a socket's path may be; through a symlink any length is reached.
         symlink(jail.path(jail_file::SOCKET), &spec.api_sock).context("link", spec.api_sock.display())?;
 
@@ -196,15 +194,6 @@ fn write_config(spec: &VmSpec) -> Result<()> {
         mac: spec.mac,
     })?;
     crate::fs::write(&spec.vmm_config, text.as_bytes(), 0o600)
-}
-
-/// Firecracker writes its log from the start of the file, over what is there: the last run's is kept beside.
-fn fresh_log(log: &Path) -> Result<()> {
-    if log.exists() {
-        let last = log.with_extension("log.1");
-        std::fs::rename(log, &last).context("rename", log.display())?;
-    }
-    crate::fs::write(log, b"", 0o600)
 }
 
 #[cfg(test)]

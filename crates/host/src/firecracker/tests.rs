@@ -12,7 +12,7 @@ struct Place {
 fn place() -> Place {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    for folder in ["images", "config", "logs"] {
+    for folder in ["images", "config"] {
         fs::create_dir(at(folder)).unwrap();
     }
     let mut spec = VmSpec::example();
@@ -22,7 +22,6 @@ fn place() -> Place {
     spec.disk = at("images/rootfs.ext4");
     spec.seed = at("images/seed.img");
     spec.vmm_config = at("config/vm.json");
-    spec.vmm_log = at("logs/firecracker.log");
     spec.api_sock = at("firecracker.socket");
     spec.jail_dir = at("jail");
     fs::write(&spec.kernel, b"\x7fELF...").unwrap();
@@ -58,13 +57,12 @@ fn a_launch_finds_everything_in_its_jail() {
     let root = place.dir.path().join("jail/firecracker/my--bot-u2/root");
     let mut names: Vec<String> = crate::fs::names(&root).unwrap();
     names.sort();
-    assert_eq!(names, ["firecracker.log", "initrd.img", "rootfs.ext4", "seed.img", "vm.json", "vmlinux"]);
+    assert_eq!(names, ["initrd.img", "rootfs.ext4", "seed.img", "vm.json", "vmlinux"]);
     let owner = |name: &str| {
         let metadata = root.join(name).metadata().unwrap();
         (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
     };
     assert_eq!(owner("rootfs.ext4"), (64_000, 64_000, 0o600));
-    assert_eq!(owner("firecracker.log"), (64_000, 64_000, 0o600));
     assert_eq!(owner("seed.img"), (0, 64_000, 0o640));
     assert_eq!(owner("vm.json"), (0, 64_000, 0o640));
     assert_eq!(owner("vmlinux"), (0, 0, 0o644));
@@ -78,13 +76,10 @@ fn a_launch_finds_everything_in_its_jail() {
     let error = firecracker("1.16.1").prepare(spec).unwrap_err();
     assert!(error.one_line().contains("running already"), "{}", error.one_line());
 
-    // After its end the next run begins in a fresh jail, and the last log is kept.
+    // After its end the next run begins in a fresh jail.
     drop(listener);
-    fs::write(&spec.vmm_log, "the last words").unwrap();
     firecracker("1.16.1").prepare(spec).unwrap();
     assert!(!root.join("run").exists());
-    assert_eq!(fs::read(place.dir.path().join("logs/firecracker.log.1")).unwrap(), b"the last words");
-    assert_eq!(fs::read(&spec.vmm_log).unwrap(), b"");
 
     crate::vmm::clean(&spec.api_sock, &spec.jail_dir).unwrap();
     assert!(!spec.jail_dir.exists() && spec.api_sock.symlink_metadata().is_err());

@@ -5,7 +5,7 @@
 //! Debian packages: `qemu-system-x86` (`qemu-system-arm` on arm64).
 
 pub mod qmp;
-mod tap_fd;
+mod tsc;
 
 use std::{
     fs::{File, Metadata},
@@ -27,6 +27,7 @@ use fireclaw_core::{
 use crate::{
     exec::{Cmd, Exec},
     qemu::qmp::Qmp,
+    tap,
     vmm::{Launch, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket},
 };
 
@@ -86,7 +87,7 @@ impl Vmm for Qemu {
         let path = find_program(&*self.exec, program)?;
         let gid = if spec.kvm { kvm_group(&self.dev_kvm, spec.uid, spec.gid)? } else { spec.gid };
         let files = Files::open(spec, gid)?;
-        let tap = tap_fd::attach(&spec.tap)?;
+        let tap = tap::open(&spec.tap)?;
         let qmp = socket::listen(&spec.api_sock)?;
         let args = argv(&QemuArgs {
             id: &spec.id,
@@ -96,6 +97,7 @@ impl Vmm for Qemu {
             mem_mib: spec.mem_mib,
             cmdline: &spec.cmdline,
             mac: spec.mac,
+            tsc_khz: if spec.kvm { None } else { tsc::khz() },
             fds: Fds {
                 kernel: files.kernel.as_raw_fd(),
                 initrd: files.initrd.as_ref().map(AsRawFd::as_raw_fd),

@@ -66,8 +66,8 @@ fn a_launch_runs_as_the_vms_user_with_every_descriptor_inherited() {
     assert!(target(&after("id=qmp,fd=")).to_string_lossy().starts_with("socket:"));
     assert!(socket::is_listening(&place.spec.api_sock));
     // The tap is taken, and a second VMM is told so before it touches anything.
-    let error = tap_fd::attach(&place.spec.tap).unwrap_err().one_line();
-    assert!(error.contains("another process holds it"), "{error}");
+    let error = tap::open(&place.spec.tap).unwrap_err().one_line();
+    assert!(error.contains("another process uses it"), "{error}");
     drop(launch);
     assert!(!socket::is_listening(&place.spec.api_sock));
     crate::vmm::clean(&place.spec.api_sock, &place.spec.jail_dir).unwrap();
@@ -79,7 +79,7 @@ fn a_tap_that_is_not_there_is_not_made() {
     let place = place();
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let error = qemu(FakeExec::silent()).prepare(&place.spec).unwrap_err();
-    assert!(error.one_line().starts_with("cannot attach to tap tmybot2"), "{}", error.one_line());
+    assert!(error.one_line().starts_with("cannot open tap tmybot2"), "{}", error.one_line());
     assert!(!place.spec.api_sock.exists());
     let links = SystemExec::default().check(Cmd::new("ip").args(["-o", "link"])).unwrap().text();
     assert!(!links.contains("tmybot2"), "{links}");

@@ -61,7 +61,7 @@ pub struct VmSpec {
     pub gid: u32,
     /// Machine configuration file of the VMM.
     pub vmm_config: PathBuf,
-    /// Where the VMM logs.
+    /// Where a VMM that keeps a log apart from the console would write it. None does: only the console is bounded.
     pub vmm_log: PathBuf,
     /// The folder that Firecracker's jail is made in; on the filesystem of the disks, so that they can be linked. The
     /// folder and its parents belong to root.
@@ -73,7 +73,8 @@ pub struct VmSpec {
 /// A VMM that is ready to be exec'd: everything it may not open itself is open already.
 #[derive(Debug)]
 pub struct Launch {
-    /// Program and arguments; its standard output is the guest's console.
+    /// Program and arguments. Its standard output is the guest's console, and Firecracker's log; QEMU complains on
+    /// standard error.
     pub cmd: Cmd,
     /// Descriptors that it inherits under their present numbers.
     pub keep: Vec<OwnedFd>,

@@ -79,7 +79,7 @@ const SILENCE: fn(&str) -> Answer = |_| Answer::Silence("connection refused".to_
 
 #[test]
 fn a_unit_that_comes_up_makes_silence_a_start() {
-    for show in ["ActiveState=active\nSubState=running", "ActiveState=activating\nSubState=auto-restart"] {
+    for show in ["ActiveState=active\nSubState=running", "ActiveState=activating\nSubState=start"] {
         let report = HealthReport::new(unit(show), read(SILENCE), vec![]);
         assert_eq!(report.reading.health, Health::Starting);
     }
@@ -97,4 +97,15 @@ fn a_refused_configuration_is_told_apart() {
 fn a_missing_unit_is_said() {
     let report = HealthReport::new(unit("LoadState=not-found\nActiveState=inactive"), read(SILENCE), vec![]);
     assert_eq!(report.reading.detail.as_deref(), Some("there is no openclaw-a.service"));
+}
+
+#[test]
+fn a_unit_that_fails_again_and_again_is_down() {
+    let show = "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\nExecMainStatus=127\nNRestarts=4";
+    let report = HealthReport::new(unit(show), read(SILENCE), vec![]);
+    assert_eq!(report.reading.health, Health::Down);
+    assert_eq!(
+        report.reading.detail.as_deref(),
+        Some("openclaw-a.service ended with 127 (exit-code) and is started again, for the 5. time")
+    );
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::error::Kind;
+use crate::{error::Kind, spec::Runtime};
 
 const SMALLEST: &str = r#"{"version":1,"instance_id":"a","runtime":"native","host_port":18891,
     "gateway_token":"t0k3n","model":"anthropic/claude-opus-4-6"}"#;

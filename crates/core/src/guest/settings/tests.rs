@@ -105,3 +105,17 @@ fn a_provider_that_is_gone_is_taken_away() {
     assert_eq!(merged.config.get("models"), None);
     assert!(merged.kept.is_empty());
 }
+
+#[test]
+fn what_nobody_asked_for_is_not_taken_from_an_older_configuration() {
+    let current = json!({
+        "browser": {"executablePath": "/home/node/chrome", "noSandbox": true},
+        "channels": {"telegram": {"dmPolicy": "pairing"}},
+        "gateway": {"auth": {"token": "old"}},
+    });
+    let settings = settings(&request(r#""runtime":"native""#), &first_time(), None);
+    let merged = merge::merge(&current, None, &settings);
+    assert_eq!(merged.config["browser"], current["browser"]);
+    assert_eq!(merged.config["channels"]["telegram"], json!({"dmPolicy": "pairing", "enabled": false}));
+    assert_eq!(merged.config["gateway"]["auth"], json!({"mode": "token"}));
+}
