@@ -89,13 +89,15 @@ fn link(path: impl Into<String>, target: impl Into<String>) -> Entry {
 }
 
 /// What packages left that would be the same in every guest, or that only the bootstrap needed.
-const REMOVED: [&str; 12] = [
+const REMOVED: [&str; 13] = [
     "/etc/ssh/ssh_host_ecdsa_key",
     "/etc/ssh/ssh_host_ecdsa_key.pub",
     "/etc/ssh/ssh_host_ed25519_key",
     "/etc/ssh/ssh_host_ed25519_key.pub",
     "/etc/ssh/ssh_host_rsa_key",
     "/etc/ssh/ssh_host_rsa_key.pub",
+    // A link to /etc/modules, which is empty: without it nothing is started to load nothing.
+    "/etc/modules-load.d/modules.conf",
     "/etc/systemd/system/ssh.service.wants/sshd-keygen.service",
     "/var/lib/dbus/machine-id",
     "/var/lib/systemd/random-seed",

@@ -10,7 +10,7 @@ use fireclaw_core::{
 
 use super::Build;
 use crate::{
-    exec::{Cmd, Stream},
+    exec::{Cmd, SYSTEM_PATH, Stream},
     image::{
         customise::{self, COMPILE_CACHE, ENTRY, NODE_DIR, Owner, PREFIX},
         tree::Tree,
@@ -118,7 +118,7 @@ impl Build<'_> {
     fn node(&self, ids: (u32, u32), script: &str) -> Cmd {
         Tree::new(self.tree())
             .inside(ids, &format!("{NODE_DIR}/bin/node"))
-            .env("PATH", format!("{NODE_DIR}/bin:/usr/bin:/bin"))
+            .env("PATH", format!("{NODE_DIR}/bin:{SYSTEM_PATH}"))
             .env("HOME", "/tmp")
             .arg(script)
     }

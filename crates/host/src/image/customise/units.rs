@@ -6,7 +6,7 @@
 use super::{Entry, file, link};
 
 /// Units that are never started. Those that a suite does not have are masked all the same: it does no harm.
-const MASKED: [&str; 38] = [
+const MASKED: [&str; 42] = [
     // cloud-init's own stages: fireclaw-seed.service calls what is needed of them.
     "cloud-config.service",
     "cloud-final.service",
@@ -17,6 +17,8 @@ const MASKED: [&str; 38] = [
     "cloud-init.service",
     // Hardware and boot loaders that a microVM has not.
     "dev-hugepages.mount",
+    "proc-sys-fs-binfmt_misc.automount",
+    "systemd-binfmt.service",
     "modprobe@configfs.service",
     "modprobe@drm.service",
     "modprobe@fuse.service",
@@ -24,14 +26,16 @@ const MASKED: [&str; 38] = [
     "sys-kernel-config.mount",
     "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount",
+    "systemd-creds.socket",
     "systemd-hibernate-clear.service",
-    "systemd-modules-load.service",
+    "systemd-initctl.socket",
     "systemd-pcrextend.socket",
     "systemd-pcrlock.socket",
     "systemd-pcrmachine.service",
     "systemd-pcrphase-sysinit.service",
     "systemd-pcrphase.service",
     "systemd-pstore.service",
+    "systemd-sysext.socket",
     "systemd-tpm2-setup-early.service",
     "systemd-tpm2-setup.service",
     // Nobody sits at the console; it is for reading.
