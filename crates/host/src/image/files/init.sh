@@ -36,15 +36,20 @@ done
 # Inode tables of a grown filesystem are left as they are: on a sparse disk they are zeros that take no room.
 options=noatime,noinit_itable
 $bb mount -t ext4 -o "ro,$options" "$root" /root || fail "cannot mount $root"
+# The mount has replayed the journal. Only where the kernel once found an error is there something to mend.
+errors=unknown
+read -r errors <"/sys/fs/ext4/${root#/dev/}/errors_count"
 for folder in dev proc sys; do
     $bb mount --move "/$folder" "/root/$folder"
 done
-$bb chroot /root /sbin/e2fsck -p "$root" >/root/dev/kmsg 2>&1
-# 0 clean, 1 mended; 2 and above: boot again, with what was mended, or stop at a filesystem that a person must see.
-case $? in
-0 | 1) ;;
-2 | 3) $bb reboot -f ;;
-*) echo "initrd: e2fsck could not mend $root" >/root/dev/kmsg ;;
-esac
+if [ "$errors" != 0 ]; then
+    $bb chroot /root /sbin/e2fsck -p "$root" >/root/dev/kmsg 2>&1
+    case $? in
+    0 | 1) ;;
+    # Mended below a mounted filesystem: what is mounted is not what is there any more.
+    2 | 3) $bb reboot -f ;;
+    *) echo "initrd: e2fsck could not mend $root" >/root/dev/kmsg ;;
+    esac
+fi
 $bb mount -o "remount,rw,$options" "$root" /root
 exec $bb switch_root /root /sbin/init
