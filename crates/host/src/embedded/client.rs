@@ -65,17 +65,16 @@ impl EmbeddedSupervisor {
     /// True when it started one. Costs two reads when there is nothing to do.
     pub fn ensure(&self, id: &InstanceId) -> Result<bool> {
         let files = Files::of(&self.layout, id)?;
-        for service in Service::ALL {
-            let Some(record) = Record::read(&files.record(service))? else { continue };
-            if record.supervised_by(self.boot()).is_some() {
-                return Ok(false);
-            }
-            if record.needs_supervisor(self.boot()) {
-                self.launch(id, &files)?;
-                return Ok(true);
-            }
+        let records = Service::ALL.map(|service| Record::read(&files.record(service)));
+        let known = || records.iter().flatten().flatten();
+        // A damaged record is work too: what runs is to be found.
+        let needed = known().any(|record| record.needs_supervisor(self.boot()))
+            || records.iter().any(std::result::Result::is_err);
+        let missing = needed && known().all(|record| record.supervised_by(self.boot()).is_none());
+        if missing {
+            self.launch(id, &files)?;
         }
-        Ok(false)
+        Ok(missing)
     }
 
     fn boot(&self) -> &str {
@@ -149,7 +148,9 @@ impl EmbeddedSupervisor {
     fn write_down_stopped(&self, files: &Files, service: Service) -> Result<bool> {
         let Some(_lock) = Self::alone(files) else { return Ok(false) };
         let path = files.record(service);
-        let Some(known) = Record::read(&path)? else { return Ok(true) };
+        let Ok(Some(known)) = Record::read(&path) else {
+            return Ok(!path.exists() && writers(&files.fifo(service))?.is_empty());
+        };
         let mut record = Record { wanted: false, ..known.clone() };
         // A VM that was cut off is cleaned up after; of a proxy nothing is left but a process.
         let at_rest = !record.needs_supervisor(self.boot())
@@ -193,9 +194,9 @@ impl Supervisor for EmbeddedSupervisor {
                 None => Probed::NotYet("it holds its lock".into()),
             })?;
         }
-        for process in self.leftovers(&files) {
-            kill(process, "a service")?;
-        }
+        // All that can be ended is ended; what cannot stays on record.
+        let ended = self.leftovers(&files).into_iter().map(kill);
+        ended.fold(Ok(()), Result::and)?;
         fs::remove_tree(&files.dir)
     }
 
@@ -211,7 +212,7 @@ impl Supervisor for EmbeddedSupervisor {
             return Ok(());
         }
         let within_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-        let patience = deadline + 3 * GRACE + CLEANING + APPEARS;
+        let patience = deadline.saturating_add(3 * GRACE + CLEANING + APPEARS);
         self.call(id, &files, Request::Stop { service, within_ms }, patience)
             .context("stop", service.unit(id))
     }
@@ -230,7 +231,7 @@ impl Supervisor for EmbeddedSupervisor {
 }
 
 /// SIGKILL, and wait until it is gone.
-fn kill(process: ProcessId, what: &str) -> Result<()> {
+fn kill(process: ProcessId) -> Result<()> {
     process.signal(Signal::SIGKILL)?;
-    process.wait_gone(what, GRACE, &Interrupt::default())
+    process.wait_gone("a service", GRACE, &Interrupt::default())
 }

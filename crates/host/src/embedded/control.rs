@@ -89,3 +89,53 @@ pub(super) fn ask(
     }
     Ok(None)
 }
+
+/// One command at the socket.
+pub(super) struct Client {
+    /// Where it is.
+    pub(super) stream: UnixStream,
+    line: Vec<u8>,
+    /// What it asked for.
+    pub(super) asked: Option<Request>,
+    /// It was answered, or it has gone away.
+    pub(super) done: bool,
+}
+
+impl Client {
+    /// A command that has just connected.
+    pub(super) fn new(stream: UnixStream) -> std::io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, line: Vec::new(), asked: None, done: false })
+    }
+
+    /// Reads what has come, and gives the request once it is whole.
+    pub(super) fn read(&mut self) -> Option<Request> {
+        let mut piece = [0; 512];
+        match self.stream.read(&mut piece) {
+            // The command has gone away. What it asked for goes on.
+            Ok(0) => self.done = true,
+            Ok(read) if self.asked.is_none() && self.line.len() < LINE => {
+                self.line.extend_from_slice(&piece[..read]);
+                if self.line.ends_with(b"\n") {
+                    match serde_json::from_slice(&self.line) {
+                        Ok(request) => self.asked = Some(request),
+                        Err(error) => self.reply(Some(format!("the request cannot be understood: {error}"))),
+                    }
+                    return self.asked;
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            _ => self.done = true,
+        }
+        None
+    }
+
+    /// Answers.
+    pub(super) fn reply(&mut self, error: Option<String>) {
+        let mut line = serde_json::to_vec(&Reply { error }).unwrap_or_default();
+        line.push(b'\n');
+        // It fits into the socket's buffer; a command that is gone does not want it.
+        let _ = self.stream.write_all(&line);
+        self.done = true;
+    }
+}

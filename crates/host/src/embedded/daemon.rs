@@ -2,7 +2,7 @@
 //! by the clock only while something is due. Listens on the control socket.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::Read,
     os::{
         fd::AsFd,
         unix::{
@@ -28,10 +28,11 @@ use nix::{
 
 use super::{
     console::Buffer,
-    control::{LINE, Reply, Request},
+    control::{Client, Request},
     files::Files,
+    process::end_orphaned_helpers,
     record::boot,
-    unit::{Setup, Unit, end_orphaned_helpers},
+    unit::{Setup, Unit},
 };
 use crate::{
     fs,
@@ -46,6 +47,8 @@ use crate::{
 const LOCK: Duration = Duration::from_secs(2);
 /// A supervisor that nobody asks anything after its start has no reason to live.
 const UNASKED: Duration = Duration::from_secs(5);
+/// No stop is waited for longer; the sum of a moment and a time has to stay a moment.
+const LONGEST: Duration = Duration::from_hours(24);
 /// More commands at a time than these are turned away.
 const CLIENTS: usize = 32;
 
@@ -120,14 +123,6 @@ fn signals() -> Result<UnixStream> {
     }
     receiver.set_nonblocking(true).context("set up", "a pipe for signals")?;
     Ok(receiver)
-}
-
-/// One command at the socket.
-struct Client {
-    stream: UnixStream,
-    line: Vec<u8>,
-    asked: Option<Request>,
-    done: bool,
 }
 
 /// What woke us.
@@ -251,8 +246,8 @@ impl Daemon {
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
-                self.clients.push(Client { stream, line: Vec::new(), asked: None, done: false });
+            if self.clients.len() < CLIENTS {
+                self.clients.extend(Client::new(stream).ok());
             }
         }
     }
@@ -264,7 +259,8 @@ impl Daemon {
             Request::Start { .. } if self.ending => {}
             Request::Start { service } => self.units[index(service)].start(&self.setup, now),
             Request::Stop { service, within_ms } => {
-                self.units[index(service)].stop(&self.setup, Duration::from_millis(within_ms), now);
+                let within = Duration::from_millis(within_ms).min(LONGEST);
+                self.units[index(service)].stop(&self.setup, within, now);
             }
             Request::Shutdown => {
                 self.ending = true;
@@ -327,37 +323,5 @@ fn recorded(unit: &Unit, state: &str) -> Result<(), String> {
     match unit.unwritten() {
         None => Ok(()),
         Some(why) => Err(format!("{state}, and that could not be written down: {why}")),
-    }
-}
-
-impl Client {
-    /// Reads what has come, and gives the request once it is whole.
-    fn read(&mut self) -> Option<Request> {
-        let mut piece = [0; 512];
-        match self.stream.read(&mut piece) {
-            // The command has gone away. What it asked for goes on.
-            Ok(0) => self.done = true,
-            Ok(read) if self.asked.is_none() && self.line.len() < LINE => {
-                self.line.extend_from_slice(&piece[..read]);
-                if self.line.ends_with(b"\n") {
-                    match serde_json::from_slice(&self.line) {
-                        Ok(request) => self.asked = Some(request),
-                        Err(error) => self.reply(Some(format!("the request cannot be understood: {error}"))),
-                    }
-                    return self.asked;
-                }
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            _ => self.done = true,
-        }
-        None
-    }
-
-    fn reply(&mut self, error: Option<String>) {
-        let mut line = serde_json::to_vec(&Reply { error }).unwrap_or_default();
-        line.push(b'\n');
-        // It fits into the socket's buffer; a command that is gone does not want it.
-        let _ = self.stream.write_all(&line);
-        self.done = true;
     }
 }

@@ -13,9 +13,11 @@ mod client;
 mod console;
 mod control;
 mod daemon;
+mod event;
 mod files;
 mod machine;
 mod pidfd;
+mod process;
 mod record;
 #[cfg(test)]
 mod tests;

@@ -2,35 +2,28 @@
 //! signals, writes the service's record and log.
 
 use std::{
-    fs::File,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::process::ExitStatusExt,
     },
-    path::{Path, PathBuf},
-    process::{Child, ExitStatus},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use fireclaw_core::{
-    error::{Context, Result},
-    id::InstanceId,
-};
-use nix::{
-    sys::signal::killpg,
-    unistd::{Pid, getpgid},
-};
+use fireclaw_core::{error::Result, id::InstanceId};
 use rustix::process::Signal;
 
 use super::{
     console::{Buffer, Console, append_at_most},
+    event::{Action, End, Event},
     files::Files,
-    machine::{Action, End, Event, Machine},
-    pidfd::{Held, writers},
+    machine::Machine,
+    pidfd::Held,
+    process::{Running, find_unrecorded},
     record::{LastEnd, Record},
 };
 use crate::{
-    exec::{Cmd, handover},
+    exec::Cmd,
     proc::ProcessId,
     supervisor::{Service, State},
 };
@@ -57,45 +50,6 @@ impl Setup {
     fn cmd(&self, verb: &str) -> Cmd {
         let cmd = Cmd::new(&self.program).args([verb, self.id.as_str()]).cwd("/");
         self.environment.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value))
-    }
-}
-
-/// A process that runs: our child, or one that was taken over.
-#[derive(Debug)]
-struct Running {
-    held: Held,
-    child: Option<Child>,
-}
-
-impl Running {
-    fn spawn(cmd: &Cmd, output: &File) -> Result<Self> {
-        let child = handover::spawn(cmd, Some(output))?;
-        Ok(Self { held: Held::child(&child)?, child: Some(child) })
-    }
-
-    fn signal(&self, signal: Signal) {
-        // It is gone, or it is not ours to signal: either way its end, or the deadline, comes next.
-        let _ = self.held.signal(signal);
-    }
-
-    /// SIGKILL, for what it started in its group as well: a child that we have not collected keeps the group's number.
-    fn kill(&self) {
-        self.signal(Signal::KILL);
-        if self.child.is_some() {
-            let _ = killpg(Pid::from_raw(self.held.id.pid), nix::sys::signal::Signal::SIGKILL);
-        }
-    }
-
-    /// Collects a process that has ended, and ends what it left running: in its group while that cannot be another's, else
-    /// whatever still writes to `output`.
-    fn status(mut self, output: &Path) -> Option<ExitStatus> {
-        if let Some(child) = &mut self.child {
-            let _ = killpg(Pid::from_raw(self.held.id.pid), nix::sys::signal::Signal::SIGKILL);
-            return child.wait().ok();
-        }
-        let status = self.held.exit_status();
-        let _ = end_writers(output);
-        status
     }
 }
 
@@ -139,7 +93,7 @@ impl Unit {
             service,
             machine: Machine::new(service, wanted, known.restarts, failed),
             console,
-            process: held.map(|held| Running { held, child: None }),
+            process: held.map(Running::taken_over),
             helper: None,
             last_end: known.last_end,
             wanted_after: None,
@@ -369,29 +323,4 @@ impl Unit {
     pub(super) fn drain(&mut self, buffer: &mut Buffer) {
         self.console.drain(buffer);
     }
-}
-
-/// The process of a service that was started and not written down: the leader of the group that it was started in. What
-/// is left of one whose leader is gone is ended: it would stand in the way of the next.
-fn find_unrecorded(output: &Path) -> Result<Option<ProcessId>> {
-    let leads = |process: &ProcessId| {
-        let pid = Pid::from_raw(process.pid);
-        getpgid(Some(pid)) == Ok(pid)
-    };
-    let leader = writers(output)?.into_iter().find(leads);
-    if leader.is_none() {
-        end_writers(output)?;
-    }
-    Ok(leader)
-}
-
-fn end_writers(output: &Path) -> Result<()> {
-    writers(output)?
-        .into_iter()
-        .try_for_each(|process| process.end("what an ended process left", Duration::ZERO))
-}
-
-/// Ends helpers that a supervisor before us left behind: one that cleans must not do so under a VM that we start.
-pub(super) fn end_orphaned_helpers(files: &Files) -> Result<()> {
-    end_writers(&files.helper_log).context("take over", "the instance")
 }

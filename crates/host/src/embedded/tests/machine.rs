@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use crate::{
-    embedded::machine::{Action, CLEANING, End, Event, GIVE_UP, GRACE, Machine, PAUSES, STEADY},
+    embedded::{
+        event::{Action, End, Event},
+        machine::{CLEANING, GIVE_UP, GRACE, Machine, PAUSES, STEADY},
+    },
     supervisor::{Service, State},
 };
 

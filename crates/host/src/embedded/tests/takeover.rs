@@ -74,6 +74,19 @@ fn a_start_finds_the_process_that_was_never_written_down() {
 }
 
 #[test]
+fn a_stop_finds_it_too() {
+    let host = Host::new();
+    host.start(Service::Vm);
+    let vm = host.process(Service::Vm);
+    host.calls_are(&["clean", "run"]);
+    host.kill_supervisor();
+    fs::remove_file(host.folder().join("vm.json")).unwrap();
+    within(SOON, || host.stop(Service::Vm, SOON));
+    assert!(!vm.is_alive());
+    host.calls_are(&["clean", "run", "halt", "clean"]);
+}
+
+#[test]
 fn a_supervisor_that_was_killed_between_start_and_record_has_lost_nothing() {
     let host = Host::new();
     host.start(Service::Vm);
