@@ -66,10 +66,16 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// A service that is down, or that failed before.
-    pub(super) fn new(service: Service, wanted: bool, restarts: u32, failed: Option<String>) -> Self {
-        let phase = if failed.is_some() { Phase::Failed } else { Phase::Down };
-        Self { service, phase, wanted, restarts, failures: 0, detail: failed, verdict: None, halting: false }
+    /// A service that does not run, and why that is.
+    pub(super) fn new(
+        service: Service,
+        wanted: bool,
+        restarts: u32,
+        failed: bool,
+        detail: Option<String>,
+    ) -> Self {
+        let phase = if failed { Phase::Failed } else { Phase::Down };
+        Self { service, phase, wanted, restarts, failures: 0, detail, verdict: None, halting: false }
     }
 
     /// Whether somebody wants it to run. A guest that is powered off from inside is not wanted any more.

@@ -87,11 +87,12 @@ impl Unit {
         // With its record lost, a service that runs was wanted.
         let wanted = known.wanted || (!known_at_all && held.is_some());
         let at_rest = !known.needs_supervisor(&setup.boot);
-        let failed =
-            (at_rest && known.state == State::Failed).then(|| known.detail.clone().unwrap_or_default());
+        // What was wanted before a reboot is started, what was wanted a moment ago is started again.
+        let bring_back = if known.boot == setup.boot { Event::Resume } else { Event::Start };
+        let failed = at_rest && known.state == State::Failed;
         let mut this = Self {
             service,
-            machine: Machine::new(service, wanted, known.restarts, failed),
+            machine: Machine::new(service, wanted, known.restarts, failed, known.detail.filter(|_| at_rest)),
             console,
             process: held.map(Running::taken_over),
             helper: None,
@@ -107,7 +108,7 @@ impl Unit {
                 this.on(setup, Event::Stop(PATIENT_STOP), now);
             }
         } else if wanted && !at_rest {
-            this.on(setup, Event::Resume, now);
+            this.on(setup, bring_back, now);
         } else if !at_rest {
             this.on(setup, Event::Tidy, now);
         }
@@ -137,7 +138,12 @@ impl Unit {
         let before = self.machine.state();
         let mut next = Some(event);
         while let Some(event) = next.take() {
-            next = self.machine.on(event, now).and_then(|action| self.perform(setup, action));
+            let Some(action) = self.machine.on(event, now) else { break };
+            if action == Action::Run {
+                // That it is wanted is on the disk before it runs: a supervisor after us would stop it otherwise.
+                self.persist(setup, now);
+            }
+            next = self.perform(setup, action);
         }
         if self.machine.is_resting() {
             let pause = self.machine.wake().map_or(0, |due| due.saturating_duration_since(now).as_secs());

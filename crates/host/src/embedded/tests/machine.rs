@@ -15,7 +15,7 @@ use crate::{
 const LONG: Duration = Duration::from_mins(5);
 
 fn vm() -> Machine {
-    Machine::new(Service::Vm, false, 0, None)
+    Machine::new(Service::Vm, false, 0, false, None)
 }
 
 fn up(now: Instant) -> Machine {
@@ -90,7 +90,7 @@ fn a_stop_without_patience_kills_also_one_that_is_being_asked() {
 #[test]
 fn a_proxy_has_nothing_to_ask_and_nothing_to_clean() {
     let now = Instant::now();
-    let mut machine = Machine::new(Service::Proxy, false, 0, None);
+    let mut machine = Machine::new(Service::Proxy, false, 0, false, None);
     assert_eq!(machine.on(Event::Start, now), Some(Action::Run));
     machine.on(Event::Began, now);
     assert_eq!(machine.on(Event::Stop(LONG), now), Some(Action::Terminate));
@@ -107,7 +107,7 @@ fn a_guest_that_powers_itself_off_stays_down_and_a_proxy_that_ends_does_not() {
     assert_eq!((machine.state(), machine.wanted()), (State::Inactive, false));
     assert_eq!(machine.detail(), Some("powered off from inside the guest"));
 
-    let mut machine = Machine::new(Service::Proxy, false, 0, None);
+    let mut machine = Machine::new(Service::Proxy, false, 0, false, None);
     machine.on(Event::Start, now);
     machine.on(Event::Began, now);
     machine.on(Event::Ended(End::Code(0, None)), now);
@@ -251,7 +251,7 @@ proptest! {
         turns in turns(),
     ) {
         let service = if proxy { Service::Proxy } else { Service::Vm };
-        let machine = Machine::new(service, false, 0, None);
+        let machine = Machine::new(service, false, 0, false, None);
         let mut world = World { machine, now: Instant::now(), process: false, helper: None };
         for turn in turns {
             match turn {
