@@ -1,2 +1,56 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands: `cargo xtask ci` is every check there is, and what CI runs.
+
+mod bench;
+mod ci;
+mod e2e;
+mod say;
+mod shell;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every check and test, the end-to-end ones included; installs what they need
+    Ci {
+        /// Leave the end-to-end tests out (said in the last lines)
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Figures, written to docs/BENCHMARKS.md
+    Bench,
+    /// The end-to-end tests: a real VM with a real OpenClaw
+    E2e(e2e::Options),
+    /// The hosts of the end-to-end tests' internet, in a network namespace of their own
+    #[command(hide = true)]
+    Internet(e2e::internet::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Ci { fast } => ci::run(fast),
+        Command::Bench => bench::run(),
+        Command::E2e(options) => e2e::run(&options),
+        Command::Internet(options) => e2e::internet::serve(&options).map(|()| true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say::line(&format!("error: {}", error.one_line()));
+            if let Some(hint) = error.get_hint() {
+                say::line(&format!("hint: {hint}"));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,2 +1,7 @@
-//! The binary.
-fn main() {}
+//! The binary: parses, runs, prints the one error, exits.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fireclaw::main(std::env::args_os())
+}

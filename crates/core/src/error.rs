@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt};
 /// The result of everything fallible in fireclaw.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What an error means to the caller of the program. Documented for users in docs/EXIT_CODES.md.
+/// What an error means to the caller of the program. Documented for users in `docs/EXIT_CODES.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Something did not work (exit 1).

@@ -232,8 +232,8 @@ impl MacAddr {
 
 impl fmt::Display for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let text: Vec<String> = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        f.write_str(&text.join(":"))
     }
 }
 
@@ -266,6 +266,18 @@ impl From<MacAddr> for String {
     fn from(mac: MacAddr) -> Self {
         mac.to_string()
     }
+}
+
+/// The unprivileged user and group that an instance's VMM runs as: one a VM, derived from its address, above the ranges
+/// that distributions, systemd and user namespaces give out.
+pub fn vmm_uid(ip: Ipv4Addr) -> u32 {
+    let [_, _, third, last] = ip.octets();
+    1_900_000_000 + u32::from(third) * 256 + u32::from(last)
+}
+
+/// The unprivileged user and group of an instance's proxy.
+pub fn proxy_uid(ip: Ipv4Addr) -> u32 {
+    vmm_uid(ip) + 100_000
 }
 
 /// The name of a base image: a folder name, so the same characters as an instance id.

@@ -99,6 +99,8 @@ pub struct InstancePaths {
     pub stop_script: PathBuf,
     /// The VMM's API socket, unless `--api-sock` names another.
     pub api_sock: PathBuf,
+    /// The jail of a Firecracker that runs.
+    pub jail_dir: PathBuf,
     /// State of the embedded supervisor.
     pub supervisor_dir: PathBuf,
     /// The embedded supervisor's control socket.
@@ -134,7 +136,8 @@ impl Layout {
         let paths = self.instance_unchecked(id);
         check_socket_path("API socket path", &paths.api_sock)?;
         check_socket_path("supervisor socket path", &paths.supervisor_sock)?;
-        let connecting = PathBuf::from(format!("{}.{:016}", paths.ssh_control.display(), 0));
+        // OpenSSH connects on a name of 17 characters more, and each invocation adds its process id.
+        let connecting = PathBuf::from(format!("{}.{:07}.{:016}", paths.ssh_control.display(), 0, 0));
         check_socket_path("SSH control path", &connecting)?;
         Ok(paths)
     }
@@ -159,7 +162,7 @@ impl Layout {
             initrd: images_dir.join("initrd.img"),
             seed: images_dir.join("seed.img"),
             images_dir,
-            vmm_config: config_dir.join("vm.json"),
+            vmm_config: config_dir.join("vm-config.json"),
             config_dir,
             console_log: logs_dir.join("console.log"),
             vmm_log: logs_dir.join("firecracker.log"),
@@ -168,6 +171,7 @@ impl Layout {
             start_script: dir.join("start-vm.sh"),
             stop_script: dir.join("stop-vm.sh"),
             api_sock: dir.join("firecracker.socket"),
+            jail_dir: dir.join("jail"),
             supervisor_sock: supervisor_dir.join("control.sock"),
             supervisor_dir,
             dir,
@@ -201,6 +205,11 @@ impl Layout {
     /// Held while bridge and firewall are changed: the ruleset is rendered from all instances at once.
     pub fn network_lock(&self) -> PathBuf {
         self.locks().join("network")
+    }
+
+    /// The record of whatever is called so, be the name a valid id or not.
+    pub fn record_named(&self, name: &str) -> PathBuf {
+        self.state_root.join(format!(".vm-{name}")).join(".env")
     }
 
     /// The instance that a folder name under `STATE_ROOT` belongs to: the text after `.vm-`, be it a valid id or not.
@@ -261,6 +270,7 @@ impl Layout {
             ("start_script", p.start_script),
             ("stop_script", p.stop_script),
             ("api_sock", p.api_sock),
+            ("jail_dir", p.jail_dir),
             ("supervisor_dir", p.supervisor_dir),
             ("supervisor_sock", p.supervisor_sock),
             ("vm_unit", p.vm_unit),

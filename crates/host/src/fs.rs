@@ -2,7 +2,7 @@
 
 use std::{
     fs::{DirBuilder, File, Permissions},
-    io::{ErrorKind, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
 };
@@ -54,6 +54,21 @@ pub fn read_if_there(path: &Path) -> Result<Option<String>> {
     }
 }
 
+/// The last bytes of a file as text; `None` when it is not there. What is not UTF-8 is replaced.
+pub fn tail(path: &Path, bytes: u64) -> Result<Option<String>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::new("read", path.display().to_string()).source(error)),
+    };
+    let length = file.metadata().context("read", path.display())?.len();
+    let mut end = Vec::new();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))
+        .and_then(|_| file.read_to_end(&mut end))
+        .context("read", path.display())?;
+    Ok(Some(String::from_utf8_lossy(&end).into_owned()))
+}
+
 /// Removes a file; one that is not there is fine.
 pub fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
@@ -71,6 +86,14 @@ pub fn remove_tree(path: &Path) -> Result<()> {
             Err(Error::new("remove", path.display().to_string()).source(error))
         }
         _ => Ok(()),
+    }
+}
+
+/// Removes whatever is at a path; nothing there is fine.
+pub fn remove_any(path: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(facts) if facts.is_dir() => remove_tree(path),
+        _ => remove_file(path),
     }
 }
 

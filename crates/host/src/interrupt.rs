@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use fireclaw_core::error::{Context, Error, Kind, Result};
@@ -14,7 +14,7 @@ use fireclaw_core::error::{Context, Error, Kind, Result};
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     asked: Arc<AtomicBool>,
-    shielded: Arc<AtomicBool>,
+    shields: Arc<AtomicUsize>,
 }
 
 impl Interrupt {
@@ -40,7 +40,7 @@ impl Interrupt {
 
     /// Fails with [`Kind::Interrupted`] once somebody asked and no shield is up.
     pub fn check(&self) -> Result<()> {
-        if self.was_asked() && !self.shielded.load(Ordering::SeqCst) {
+        if self.was_asked() && self.shields.load(Ordering::SeqCst) == 0 {
             return Err(Error::new("finish", "the operation")
                 .kind(Kind::Interrupted)
                 .because("interrupted by a signal"));
@@ -48,20 +48,20 @@ impl Interrupt {
         Ok(())
     }
 
-    /// Hides the flag until the guard is dropped: a teardown runs to its end.
+    /// Hides the flag until the guard, and every other one, is dropped: a teardown runs to its end.
     pub fn shield(&self) -> Shield {
-        self.shielded.store(true, Ordering::SeqCst);
-        Shield(Arc::clone(&self.shielded))
+        self.shields.fetch_add(1, Ordering::SeqCst);
+        Shield(Arc::clone(&self.shields))
     }
 }
 
 /// Keeps an [`Interrupt`] hidden while it lives.
 #[derive(Debug)]
-pub struct Shield(Arc<AtomicBool>);
+pub struct Shield(Arc<AtomicUsize>);
 
 impl Drop for Shield {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -75,6 +75,7 @@ mod tests {
         interrupt.ask();
         {
             let _shield = interrupt.shield();
+            drop(interrupt.shield());
             interrupt.check().unwrap();
         }
         assert_eq!(interrupt.check().unwrap_err().get_kind(), Kind::Interrupted);

@@ -55,6 +55,12 @@ fn try_take(path: &Path) -> Result<Result<Lock, String>> {
     }
 }
 
+/// The running process that took a lock last, for display: whether it holds it still only taking it would tell.
+pub fn last_holder(path: &Path) -> Option<i32> {
+    let pid = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    crate::proc::ProcessId::of(pid).map(|process| process.pid)
+}
+
 /// Takes a lock or fails at once with [`Kind::Held`], naming the process that has it.
 pub fn take(path: &Path, what: &str) -> Result<Lock> {
     try_take(path)?.map_err(|holder| {

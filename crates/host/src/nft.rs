@@ -1,1 +1,150 @@
-//! Stub.
+//! The firewall in force: our tables put in, taken out, looked for. Runs `nft`; the text comes from
+//! `fireclaw_core::render::nft`.
+
+use std::time::Duration;
+
+use fireclaw_core::{
+    error::{Context, Error, Result},
+    render::nft::{TABLE, removal},
+};
+use serde::Deserialize;
+
+use crate::exec::{Cmd, Exec};
+
+/// `nft` waits for the kernel's table lock and nothing else.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn nft(about: &str) -> Cmd {
+    Cmd::new("nft").deadline(DEADLINE).about(about)
+}
+
+/// Puts a ruleset into force: all of it or, when any line of it is refused, none. `nft`'s own error shows the line, so a
+/// check beforehand would add nothing.
+pub fn install(exec: &dyn Exec, ruleset: &str) -> Result<()> {
+    exec.check(nft("the firewall").args(["-f", "-"]).stdin_bytes(ruleset)).map(drop).map_err(|error| {
+        Error::new("install", "the firewall")
+            .source(error)
+            .hint("`fireclaw doctor` tells whether the kernel has nf_tables with bridge, nat and fib")
+    })
+}
+
+/// Removes our tables. Tables that are not there are fine.
+pub fn remove(exec: &dyn Exec) -> Result<()> {
+    exec.check(nft("the removal of the firewall").args(["-f", "-"]).stdin_bytes(removal())).map(drop)
+}
+
+/// Whether both of our tables are there.
+pub fn is_installed(exec: &dyn Exec) -> Result<bool> {
+    let listed: Listing = list(exec, "tables")?;
+    let has = |family: &str| {
+        listed
+            .objects
+            .iter()
+            .filter_map(|object| object.table.as_ref())
+            .any(|table| table.family == family && table.name == TABLE)
+    };
+    Ok(has("inet") && has("bridge"))
+}
+
+/// The foreign chains that drop what they do not know on its way through the host, as `family table chain`. While there
+/// is one, VMs reach nothing until it has a rule that accepts the bridge. Rules of iptables-legacy are not seen.
+pub fn forward_is_dropped_elsewhere(exec: &dyn Exec) -> Result<Vec<String>> {
+    let listed: Listing = list(exec, "chains")?;
+    let chains = listed.objects.into_iter().filter_map(|object| object.chain);
+    let foreign = chains.filter(|chain| chain.table != TABLE);
+    Ok(foreign
+        .filter(|chain| {
+            matches!(chain.family.as_str(), "ip" | "inet")
+                && chain.hook.as_deref() == Some("forward")
+                && chain.policy.as_deref() == Some("drop")
+        })
+        .map(|chain| format!("{} {} {}", chain.family, chain.table, chain.name))
+        .collect())
+}
+
+fn list(exec: &dyn Exec, what: &'static str) -> Result<Listing> {
+    let output = exec.check(nft(what).args(["-j", "list", what]))?;
+    serde_json::from_slice(&output.stdout).context("read the answer of", format!("nft -j list {what}"))
+}
+
+/// What `nft -j list` prints (libnftables-json(5)), as far as we look at it.
+#[derive(Deserialize)]
+struct Listing {
+    #[serde(rename = "nftables")]
+    objects: Vec<Object>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    table: Option<Table>,
+    chain: Option<Chain>,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    family: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Chain {
+    family: String,
+    table: String,
+    name: String,
+    hook: Option<String>,
+    policy: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{Output, fake::FakeExec};
+
+    fn answering(stdout: &'static str) -> FakeExec {
+        FakeExec::new(move |_| Ok(Output::made(0, stdout, "")))
+    }
+
+    #[test]
+    fn the_ruleset_goes_in_by_stdin_in_one_run() {
+        let exec = FakeExec::silent();
+        install(&exec, "table inet x").unwrap();
+        remove(&exec).unwrap();
+        let ran = exec.ran();
+        assert_eq!(ran.len(), 2);
+        assert_eq!((ran[0].line.as_str(), ran[0].stdin.as_slice()), ("nft -f -", &b"table inet x"[..]));
+        assert_eq!(ran[1].stdin, removal().into_bytes());
+    }
+
+    #[test]
+    fn a_refused_ruleset_says_what_nft_says() {
+        let exec = FakeExec::new(|_| Ok(Output::made(1, "", "/dev/stdin:3:1-5: Error: syntax error")));
+        let error = install(&exec, "x").unwrap_err();
+        assert!(error.one_line().contains("/dev/stdin:3:1-5"), "{}", error.one_line());
+    }
+
+    #[test]
+    fn one_table_of_two_is_not_installed() {
+        let both = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}},
+            {"table": {"family": "inet", "name": "fireclaw", "handle": 1}},
+            {"table": {"family": "bridge", "name": "fireclaw", "handle": 1}}]}"#;
+        assert!(is_installed(&answering(both)).unwrap());
+        let one = r#"{"nftables": [{"table": {"family": "inet", "name": "fireclaw", "handle": 1}},
+            {"table": {"family": "bridge", "name": "other", "handle": 1}}]}"#;
+        assert!(!is_installed(&answering(one)).unwrap());
+    }
+
+    #[test]
+    fn a_dropping_forward_chain_of_another_is_named() {
+        let listed = r#"{"nftables": [
+            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1,
+                       "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "handle": 2,
+                       "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}},
+            {"chain": {"family": "ip6", "table": "filter", "name": "FORWARD", "handle": 1,
+                       "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+            {"chain": {"family": "inet", "table": "open", "name": "forward", "handle": 1,
+                       "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}},
+            {"chain": {"family": "inet", "table": "open", "name": "helper", "handle": 2}}]}"#;
+        assert_eq!(forward_is_dropped_elsewhere(&answering(listed)).unwrap(), ["ip filter FORWARD"]);
+    }
+}

@@ -1,1 +1,209 @@
-//! Stub.
+//! Carries a plan out: journals each step, undoes on failure, and recovers what an earlier run left half-done.
+//!
+//! ```text
+//!                 begin ──> begun(step) ──> done(step) ──> … ──> finished (journal removed)
+//!                             │ failure, signal
+//!                 before the commit step          after it, or no commit step
+//!                             v                              v
+//!                 undo begun steps, last first     keep; journal removed; error says so
+//!                             │ kill -9, power cut at any point: the journal stays
+//!                             v
+//!                 the next run of any changing command calls `recover`
+//! ```
+//!
+//! Touches the journal file; everything else goes through [`Effects`].
+
+mod journal;
+pub mod recovery;
+
+use std::{path::Path, time::Instant};
+
+use fireclaw_core::{
+    error::{Error, Kind, Result},
+    plan::{Action, Direction, Operation, Plan, Step},
+    report::StepTime,
+};
+use fireclaw_host::interrupt::Interrupt;
+pub use journal::{Entry, Journal, Past};
+
+/// What the steps do. The command line's is `steps::Steps`; tests have their own.
+pub trait Effects {
+    /// Carries a step out. Applying one that is done already must be fine.
+    fn apply(&mut self, step: Step, watch: &mut dyn Observer) -> Result<()>;
+    /// Carries its inverse out. A thing that is not there is fine.
+    fn undo(&mut self, step: Step, watch: &mut dyn Observer) -> Result<()>;
+}
+
+/// Who watches: the progress display, and the tests that kill us.
+pub trait Observer {
+    /// A plan begins.
+    fn plan(&mut self, plan: &Plan);
+    /// An action begins.
+    fn begin(&mut self, action: Action);
+    /// An action ended, well or not.
+    fn end(&mut self, action: Action, ms: u64, ok: bool);
+    /// Something happens inside the action.
+    fn detail(&mut self, _text: &str) {}
+    /// A journal entry is on the disk.
+    fn journalled(&mut self, entry: &Entry);
+    /// Something that the user should know and that stops nothing.
+    fn warn(&mut self, text: &str);
+}
+
+/// A plan under way.
+pub struct Engine<'a> {
+    /// The instance's journal file.
+    pub journal: &'a Path,
+    /// Ctrl-C and SIGTERM.
+    pub interrupt: &'a Interrupt,
+    /// Who watches.
+    pub observer: &'a mut dyn Observer,
+}
+
+impl Engine<'_> {
+    /// Carries the plan out. On failure before its commit step everything that was begun is undone; after it, or in a
+    /// plan without one, what is there is kept. A `destroy` goes on to its end and reports all that failed.
+    pub fn run(&mut self, plan: &Plan, effects: &mut dyn Effects) -> Result<Vec<StepTime>> {
+        self.observer.plan(plan);
+        let mut journal = Journal::create(self.journal, plan)?;
+        let mut times = Vec::new();
+        let mut committed = plan.commit.is_none();
+        let mut failures = Vec::new();
+        for (index, action) in plan.actions.iter().enumerate() {
+            let begun = Instant::now();
+            let result = self.interrupt_check(plan).and_then(|()| {
+                self.note(&mut journal, &Entry::Begun(index))?;
+                self.act(*action, effects)
+            });
+            let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            match result {
+                Ok(()) => {
+                    self.note(&mut journal, &Entry::Done(index))?;
+                    times.push(StepTime { name: action.title().to_owned(), ms });
+                    committed |= plan.commit == Some(action.step);
+                }
+                // A teardown goes on: what can be removed is removed.
+                Err(error) if plan.operation == Operation::Destroy => failures.push(error),
+                Err(error) if committed => {
+                    journal.remove()?;
+                    return Err(kept(plan, *action, error));
+                }
+                Err(error) => {
+                    let undone = self.undo(&plan.actions[..=index], &mut journal, effects);
+                    return Err(rolled_back(plan, error, undone.and_then(|()| journal.remove())));
+                }
+            }
+        }
+        if let Some(error) = together(failures) {
+            return Err(error);
+        }
+        journal.remove()?;
+        Ok(times)
+    }
+
+    /// A destroy is not cut short by a signal once it has begun: half of it is worth nothing.
+    fn interrupt_check(&self, plan: &Plan) -> Result<()> {
+        if plan.operation == Operation::Destroy { Ok(()) } else { self.interrupt.check() }
+    }
+
+    /// Carries the inverses of begun actions out, last first, to the end, whatever fails.
+    fn undo(&mut self, begun: &[Action], journal: &mut Journal, effects: &mut dyn Effects) -> Result<()> {
+        let _shield = self.interrupt.shield();
+        let mut failures = Vec::new();
+        for action in Plan::inverses(begun.iter()) {
+            self.note(journal, &Entry::Undoing(action.step))?;
+            if let Err(error) = self.act(action, effects) {
+                failures.push(error);
+            }
+        }
+        together(failures).map_or(Ok(()), Err)
+    }
+
+    fn act(&mut self, action: Action, effects: &mut dyn Effects) -> Result<()> {
+        self.observer.begin(action);
+        let begun = Instant::now();
+        let shield = (action.direction == Direction::Undo).then(|| self.interrupt.shield());
+        let result = match action.direction {
+            Direction::Apply => effects.apply(action.step, self.observer),
+            Direction::Undo => effects.undo(action.step, self.observer),
+        };
+        drop(shield);
+        let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.observer.end(action, ms, result.is_ok());
+        result
+    }
+
+    fn note(&mut self, journal: &mut Journal, entry: &Entry) -> Result<()> {
+        journal.append(entry)?;
+        self.observer.journalled(entry);
+        Ok(())
+    }
+}
+
+/// The error of a plan whose work is kept.
+fn kept(plan: &Plan, action: Action, error: Error) -> Error {
+    let kind = match error.get_kind() {
+        Kind::Interrupted => Kind::Interrupted,
+        _ if matches!(
+            plan.operation,
+            Operation::Setup | Operation::Provision | Operation::Start | Operation::Restart
+        ) && matches!(action.step, Step::AwaitGates | Step::StartProxy | Step::AwaitLogin) =>
+        {
+            Kind::Unhealthy
+        }
+        other => other,
+    };
+    let made = matches!(plan.operation, Operation::Setup | Operation::Provision);
+    let hint = error.get_hint().map_or_else(
+        || format!("see `fireclaw status {}`", plan.id),
+        |hint| {
+            if made {
+                format!("{hint}; `fireclaw provision {}` tries again", plan.id)
+            } else {
+                hint.to_owned()
+            }
+        },
+    );
+    Error::new(verb(plan.operation), format!("instance `{}`", plan.id)).source(error).kind(kind).hint(hint)
+}
+
+fn rolled_back(plan: &Plan, error: Error, undone: Result<()>) -> Error {
+    let kind = error.get_kind();
+    let hint = error.get_hint().map(str::to_owned);
+    let outer = Error::new(verb(plan.operation), format!("instance `{}`", plan.id)).source(error);
+    match undone {
+        Ok(()) => outer,
+        Err(left) => {
+            let text = format!("{}; and the undo failed: {}", outer.causes().join(": "), left.one_line());
+            let hint = hint
+                .unwrap_or_else(|| format!("run `fireclaw destroy {} --force` to remove the rest", plan.id));
+            Error::new(verb(plan.operation), format!("instance `{}`", plan.id))
+                .because(text)
+                .kind(kind)
+                .hint(hint)
+        }
+    }
+}
+
+const fn verb(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Setup => "set up",
+        Operation::Provision => "provision",
+        Operation::Start => "start",
+        Operation::Stop => "stop",
+        Operation::Restart => "restart",
+        Operation::Destroy => "destroy",
+    }
+}
+
+/// Several failures as one error.
+pub fn together(mut failures: Vec<Error>) -> Option<Error> {
+    if failures.len() < 2 {
+        return failures.pop();
+    }
+    let text: Vec<String> = failures.iter().map(Error::one_line).collect();
+    Some(Error::new("finish", format!("{} steps", failures.len())).because(text.join("; ")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,7 @@ pub struct Cmd {
     pub(crate) deadline: Duration,
     pub(crate) object: Option<String>,
     pub(crate) user: Option<(u32, u32)>,
+    pub(crate) stop_after: Option<String>,
 }
 
 impl Cmd {
@@ -60,9 +61,10 @@ impl Cmd {
             inherit_env: false,
             cwd: None,
             stdin: Stdin::Null,
-            deadline: Duration::from_secs(600),
+            deadline: Duration::from_mins(10),
             object: None,
             user: None,
+            stop_after: None,
         }
     }
 
@@ -126,6 +128,13 @@ impl Cmd {
     #[must_use]
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some((uid, gid));
+        self
+    }
+
+    /// Asks the program to end (SIGTERM) once it has said a line with this in it: a server that is run only until it is up.
+    #[must_use]
+    pub fn stop_after(mut self, text: impl Into<String>) -> Self {
+        self.stop_after = Some(text.into());
         self
     }
 

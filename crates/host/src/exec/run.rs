@@ -137,7 +137,11 @@ impl SystemExec {
         loop {
             match receiver.recv_timeout(TICK) {
                 Ok((stream, line)) => {
-                    on_line(stream, String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
+                    let text = String::from_utf8_lossy(&line);
+                    on_line(stream, text.trim_end_matches(['\r', '\n']));
+                    if cmd.stop_after.as_ref().is_some_and(|end| text.contains(end.as_str())) {
+                        ask_to_end(child);
+                    }
                     let kept = if stream == Stream::Stdout { &mut stdout } else { &mut stderr };
                     kept.extend_from_slice(&line);
                     if kept.len() > 2 * KEPT {
@@ -185,6 +189,13 @@ fn read_lines(pipe: Option<impl Read + Send + 'static>, stream: Stream, sender: 
             }
         }
     });
+}
+
+/// SIGTERM to a child and its group.
+fn ask_to_end(child: &Child) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(pid), Signal::SIGTERM);
+    }
 }
 
 /// Ends a child and its group: SIGTERM, then SIGKILL.
@@ -265,6 +276,15 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_secs(10));
         let pid: i32 = output.text().parse().unwrap();
         nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn a_server_is_stopped_once_it_is_up() {
+        let script = "trap 'echo bye; exit 0' TERM; echo starting; echo ready; sleep 60 & wait";
+        let begun = Instant::now();
+        let output = exec().run(Cmd::new("sh").args(["-c", script]).stop_after("ready")).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert_eq!((output.text().as_str(), output.code()), ("starting\nready\nbye", 0));
     }
 
     #[test]

@@ -1,0 +1,51 @@
+//! `provision`
+
+use fireclaw_core::{
+    error::{Error, Result},
+    id::InstanceId,
+    plan::Plan,
+    spec::request::check_bot_is_free,
+};
+use fireclaw_host::supervisor::{Service, State};
+
+use super::{lifecycle::finish, show_plan};
+use crate::{app::App, args::ProvisionArgs, engine::Engine, fleet, secrets, setup_checks, steps::Steps};
+
+/// Changes settings and provisions the guest again. A refused change has changed nothing.
+pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
+    let id: InstanceId = args.id.parse()?;
+    let changes = secrets::raw_changes(&args.changes, &|name| std::env::var(name).ok())?.check()?;
+    let plan = Plan::provision(&id);
+    if args.dry_run {
+        changes.apply(&app.store().load(&id)?)?;
+        return show_plan(app.ui, args.output, &plan, |_| String::new());
+    }
+    app.need_root()?;
+    app.store().load(&id)?;
+    let mut progress = app.ui.progress();
+    let _lock = app.hold_existing(&id, &mut progress)?;
+    // Read again: recovery may have put the settings of an interrupted run into the record.
+    let record = app.store().load(&id)?;
+    let changed = changes.apply(&record)?;
+    check_bot_is_free(&changed, &app.store().records()?)?;
+    setup_checks::warn_of_missing_key(app, &changed);
+    if fleet::service_status(app, &id, Service::Vm).state != State::Active {
+        return Err(Error::new("provision", format!("instance `{id}`"))
+            .because("its VM does not run; nothing was changed")
+            .hint(format!("`fireclaw start {id}`, then provision again")));
+    }
+    let mut steps = Steps::of_existing(app, &id).changing_to(changed);
+    let journal = app.settings.layout.instance(&id)?.journal;
+    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
+        .run(&plan, &mut steps);
+    steps.close();
+    let times = result?;
+    let changed = steps.guest_changes();
+    app.ui.note(&if changed.is_empty() {
+        "the guest was as it should be already".to_owned()
+    } else {
+        format!("changed in the guest: {}", changed.join(", "))
+    });
+    let record = app.store().load(&id)?;
+    finish(app, &record, args.output, times)
+}

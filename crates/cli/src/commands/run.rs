@@ -1,0 +1,73 @@
+//! `run`: becomes the VM of an instance. What a supervisor starts.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use fireclaw_core::{
+    error::{Error, Result},
+    id::vmm_uid,
+    spec::vmm_choice::choose,
+    state::{Format, InstanceRecord},
+};
+use fireclaw_host::{
+    exec::handover,
+    vmm::{self, VmSpec, Vmm},
+};
+
+use crate::{app::App, setup_checks, steps};
+
+/// Makes tap and rules ready, opens what the VMM needs, and execs it: nothing of fireclaw stays beside a VM.
+pub fn run(app: &App, id: &str) -> Result<ExitCode> {
+    app.need_root()?;
+    let record = app.store().load(&id.parse()?)?;
+    let (vmm, kvm) = vmm_of(app, &record)?;
+    let spec = vm_spec(app, &record, kvm)?;
+    if !spec.disk.exists() {
+        return Err(Error::new("find", spec.disk.display().to_string())
+            .because("the instance's disk is missing")
+            .hint(format!("`fireclaw destroy {id} --force` removes what is left")));
+    }
+    steps::attach(app, &record)?;
+    let launch = vmm.prepare(&spec)?;
+    match handover::replace(&launch.cmd, &launch.keep)? {}
+}
+
+/// The VMM of an instance on this host. What the Bash fireclaw made ran on Firecracker; where that cannot run the same
+/// kernel and disks run on QEMU.
+pub fn vmm_of(app: &App, record: &InstanceRecord) -> Result<(Box<dyn Vmm>, bool)> {
+    let wanted = (record.format == Format::PlainV2).then_some(record.vmm);
+    let choice = choose(wanted, &setup_checks::vmm_facts(app, false)?)?;
+    Ok((vmm::of(choice.vmm, Arc::clone(&app.host.exec))?, choice.kvm))
+}
+
+/// Where the VMM's API listens.
+pub fn api_sock(app: &App, record: &InstanceRecord) -> Result<PathBuf> {
+    if record.api_sock.as_os_str().is_empty() {
+        return Ok(app.settings.layout.instance(&record.id)?.api_sock);
+    }
+    Ok(record.api_sock.clone())
+}
+
+fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool) -> Result<VmSpec> {
+    let paths = app.settings.layout.instance(&record.id)?;
+    let uid = vmm_uid(record.vm_ip);
+    Ok(VmSpec {
+        id: record.id.clone(),
+        initrd: Some(paths.initrd).filter(|path| path.exists()),
+        kernel: paths.kernel,
+        cmdline: record.cmdline.clone(),
+        disk: paths.disk,
+        seed: paths.seed,
+        vcpu: record.vcpu,
+        mem_mib: record.mem_mib,
+        tap: record.vm_tap.clone(),
+        mac: record.vm_mac,
+        ip: record.vm_ip,
+        api_sock: api_sock(app, record)?,
+        uid,
+        gid: uid,
+        vmm_config: paths.vmm_config,
+        vmm_log: paths.vmm_log,
+        jail_dir: paths.jail_dir,
+        kvm,
+    })
+}

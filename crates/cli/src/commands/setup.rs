@@ -1,0 +1,248 @@
+//! `setup`
+
+use std::time::Duration;
+
+use fireclaw_core::{
+    alloc::{Allocation, allocate},
+    error::{Error, Kind, Result},
+    plan::{Action, Direction, Plan, Step},
+    report::{SetupReport, StepTime},
+    spec::{InstanceSpec, NetworkSpec, RawSetup, request::check_bot_is_free, vmm_choice::VmmChoice},
+    state::{Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
+};
+use fireclaw_host::{keys, lock};
+
+use super::{image, show_plan};
+use crate::{
+    app::App,
+    args::SetupArgs,
+    clock,
+    doctor::{self, Need},
+    engine::Engine,
+    fleet, secrets,
+    setup_checks::{self as checks, Boot},
+    steps::Steps,
+    ui::{Progress, seconds},
+};
+
+/// How long other setups may hold the allocation.
+const ALLOCATION: Duration = Duration::from_mins(1);
+
+/// Creates an instance and provisions it.
+pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
+    let env = |name: &str| std::env::var(name).ok();
+    let changes = secrets::raw_changes(&args.changes, &env)?;
+    let spec = InstanceSpec::resolve(&raw(args, changes), &app.settings)?;
+    if args.dry_run {
+        return dry_run(app, args, &spec);
+    }
+    app.need_root()?;
+    let mut progress = app.ui.progress();
+    let _held = app.hold(&spec.id)?;
+    app.recover(&spec.id, &mut progress)?;
+    checks::must_be_new(app, &spec)?;
+    checks::memory(app, &spec)?;
+    let mut times = Vec::new();
+    let choice = checks::vmm(app, &spec, true)?;
+    ready_host(app, args, &spec, &choice, &mut progress, &mut times)?;
+    if !choice.kvm {
+        app.ui.note(&format!("the VM is emulated and slow: {}", choice.reason));
+    }
+    let boot = checks::boot(app, &spec)?;
+    let (mut steps, plan, record) = plan(app, &spec, &choice, &boot)?;
+    let journal = app.settings.layout.instance(&spec.id)?.journal;
+    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
+        .run(&plan, &mut steps);
+    steps.close();
+    times.extend(result?);
+    report(app, args, &record, times)
+}
+
+fn raw(args: &SetupArgs, changes: fireclaw_core::spec::RawChanges) -> RawSetup {
+    RawSetup {
+        instance: args.instance.clone(),
+        changes,
+        runtime: args.runtime.map(Into::into),
+        image: args.image.clone(),
+        host_port: args.host_port,
+        vm_vcpu: args.vm_vcpu,
+        vm_mem_mib: args.vm_mem_mib,
+        disk_size: args.disk_size.clone(),
+        api_sock: args.api_sock.clone(),
+        base_kernel: args.base_kernel.clone(),
+        base_rootfs: args.base_rootfs.clone(),
+        base_initrd: args.base_initrd.clone(),
+        vmm: args.vmm.wanted(),
+        supervisor: args.supervisor.wanted(),
+        dns: args.dns.clone(),
+    }
+}
+
+/// Programs and image: there, or with `--yes` (or a yes on the terminal) brought.
+fn ready_host(
+    app: &App,
+    args: &SetupArgs,
+    spec: &InstanceSpec,
+    choice: &VmmChoice,
+    progress: &mut Progress,
+    times: &mut Vec<StepTime>,
+) -> Result<()> {
+    let image = checks::missing_image(app, spec);
+    let mut needs = Need::to_run(choice.vmm);
+    if image.is_some() {
+        needs.push(Need::ImageBuild);
+    }
+    let findings = doctor::examine(app, &needs);
+    if doctor::must_be_ready(&findings).is_err() {
+        if consents(app, args, "This host lacks packages. Install them now? [y/N]") {
+            let ((), time) =
+                progress.step("make the host ready", |watch| doctor::mend(app, &findings, watch))?;
+            times.push(time);
+        }
+        doctor::must_be_ready(&doctor::examine(app, &needs))?;
+    }
+    if let Some(name) = image {
+        if !consents(
+            app,
+            args,
+            &format!("There is no image `{name}`. Build it now? It takes some minutes. [y/N]"),
+        ) {
+            return Err(Error::new("find", format!("image `{name}`"))
+                .kind(Kind::HostNotReady)
+                .because("there is no such image")
+                .hint(format!(
+                    "build it with `fireclaw image build {name}`, or give --yes to have it done"
+                )));
+        }
+        times.extend(image::build_for_setup(app, name, progress)?);
+    }
+    Ok(())
+}
+
+fn consents(app: &App, args: &SetupArgs, question: &str) -> bool {
+    args.yes || app.ui.ask(question).is_some_and(|answer| matches!(answer.as_str(), "y" | "Y" | "yes"))
+}
+
+/// Allocates and puts the record together. The allocation's lock goes with the steps until the record is saved.
+fn plan<'a>(
+    app: &'a App,
+    spec: &InstanceSpec,
+    choice: &VmmChoice,
+    boot: &Boot,
+) -> Result<(Steps<'a>, Plan, InstanceRecord)> {
+    let runtime = checks::runtime(spec, boot)?;
+    let supervisor = checks::supervisor(app, spec)?;
+    let allocation_lock =
+        lock::wait_for(&app.settings.layout.allocation_lock(), "addresses", ALLOCATION, &app.interrupt)?;
+    let allocation = free_addresses(app, spec)?;
+    let fresh = InstanceRecord {
+        format: Format::PlainV2,
+        id: spec.id.clone(),
+        host_port: allocation.host_port,
+        vm_ip: allocation.vm_ip,
+        vm_tap: allocation.vm_tap,
+        vm_mac: allocation.vm_mac,
+        gateway_token: keys::random_token(&keys::SystemEntropy)?,
+        model: defaults::MODEL.to_owned(),
+        skills: fireclaw_core::spec::value::skills(defaults::SKILLS)?,
+        telegram_token: None,
+        telegram_users: Vec::new(),
+        openclaw_image: app.settings.openclaw_image.clone(),
+        vcpu: spec.vcpu,
+        mem_mib: spec.mem_mib,
+        disk_size: spec.disk_size.clone(),
+        api_sock: match &spec.api_sock {
+            Some(path) => path.clone(),
+            None => app.settings.layout.instance(&spec.id)?.api_sock,
+        },
+        ssh_key_path: app.settings.ssh_key_path.clone(),
+        skip_browser_install: false,
+        keys: ProviderKeys::default(),
+        vmm: choice.vmm,
+        supervisor,
+        runtime,
+        image: boot.image.clone(),
+        cmdline: boot.cmdline.clone(),
+        dns: checks::resolvers(spec, &checks::host_resolv_conf()),
+        created_at: clock::now_rfc3339(),
+        network: app.settings.network.clone(),
+        provisioned: false,
+        unknown: Vec::new(),
+    };
+    let record = spec.changes.apply(&fresh)?;
+    check_bot_is_free(&record, &app.store().records()?)?;
+    checks::warn_of_missing_key(app, &record);
+    let steps = Steps::of_new(app, record.clone(), boot.files.clone(), allocation_lock);
+    Ok((steps, Plan::setup(&spec.id), record))
+}
+
+fn free_addresses(app: &App, spec: &InstanceSpec) -> Result<Allocation> {
+    let mut taken = app.store().taken()?;
+    taken.links.extend(app.host.network.links()?);
+    taken.listening = app.host.network.listening_ports()?;
+    allocate(&spec.id, &app.settings.network, app.settings.base_port, spec.host_port, &taken)
+}
+
+fn dry_run(app: &App, args: &SetupArgs, spec: &InstanceSpec) -> Result<()> {
+    checks::must_be_new(app, spec)?;
+    let allocation = free_addresses(app, spec)?;
+    let choice = checks::vmm(app, spec, true)?;
+    let paths = app.settings.layout.instance(&spec.id)?;
+    let NetworkSpec { bridge, subnet, .. } = &app.settings.network;
+    show_plan(app.ui, args.output, &Plan::setup(&spec.id), |action: &Action| {
+        match (action.step, action.direction) {
+            (Step::SaveRecord, Direction::Apply) => {
+                format!(
+                    "{} ({}, port {}, tap {})",
+                    paths.env.display(),
+                    allocation.vm_ip,
+                    allocation.host_port,
+                    allocation.vm_tap
+                )
+            }
+            (Step::MakeFolders, Direction::Apply) => paths.dir.display().to_string(),
+            (Step::CreateDisk, Direction::Apply) => format!("{} of {}", paths.disk.display(), spec.disk_size),
+            (Step::WriteSeed, Direction::Apply) => paths.seed.display().to_string(),
+            (Step::JoinNetwork, Direction::Apply) => format!("bridge {bridge}, {subnet}"),
+            (Step::StartVm, Direction::Apply) => format!(
+                "{} with {} vCPU and {} MiB, {}",
+                choice.vmm,
+                spec.vcpu,
+                spec.mem_mib,
+                if choice.kvm { "on KVM" } else { "emulated" }
+            ),
+            (Step::StartProxy, Direction::Apply) => {
+                format!("127.0.0.1:{} to {}:18789", allocation.host_port, allocation.vm_ip)
+            }
+            _ => String::new(),
+        }
+    })
+}
+
+/// The address of the UI, how to get the token, and where the time went.
+fn report(app: &App, args: &SetupArgs, record: &InstanceRecord, steps: Vec<StepTime>) -> Result<()> {
+    let record = app.store().load(&record.id)?;
+    if args.output.json {
+        let status = fleet::status(app, &record)?;
+        return app.ui.json(&SetupReport { status, steps });
+    }
+    if args.output.quiet {
+        return Ok(());
+    }
+    let total: u64 = steps.iter().map(|step| step.ms).sum();
+    let mut longest: Vec<&StepTime> = steps.iter().collect();
+    longest.sort_by_key(|step| std::cmp::Reverse(step.ms));
+    let spent: Vec<String> = longest
+        .iter()
+        .take(4)
+        .filter(|step| step.ms >= 100)
+        .map(|step| format!("{} {}", step.name, seconds(step.ms)))
+        .collect();
+    let id = &record.id;
+    app.ui.result(&format!(
+        "\n`{id}` is up.\n\n  UI      http://127.0.0.1:{port}/\n  token   fireclaw token {id}\n  health  curl http://127.0.0.1:{port}/health\n  shell   fireclaw shell {id}\n\n{} in all: {}\n",
+        seconds(total),
+        spent.join(", "),
+        port = record.host_port,
+    ))
+}

@@ -1,0 +1,75 @@
+//! `status ID`
+
+use fireclaw_core::{error::Result, report::StatusReport};
+
+use crate::{app::App, fleet};
+
+/// Shows one instance in depth.
+pub fn run(app: &App, id: &str, json: bool) -> Result<()> {
+    let record = app.store().load(&id.parse()?)?;
+    let report = fleet::status(app, &record)?;
+    if json { app.ui.json(&report) } else { app.ui.result(&text(&report)) }
+}
+
+/// The report for a person.
+pub fn text(report: &StatusReport) -> String {
+    let row = &report.row;
+    let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let mut lines: Vec<(&str, String)> = vec![
+        ("instance", row.id.clone()),
+        ("health", row.health.as_str().to_owned()),
+        ("url", dash(&report.url)),
+        ("vm", row.vm.as_str().to_owned()),
+        ("proxy", row.proxy.as_str().to_owned()),
+        ("guest", row.guest.as_str().to_owned()),
+        ("model", dash(&row.model)),
+        ("runtime", dash(&row.runtime)),
+        ("image", dash(&row.image)),
+        ("vmm", format!("{}, supervised by {}", dash(&row.vmm), dash(&row.supervisor))),
+        ("address", dash(&row.vm_ip)),
+    ];
+    if let Some(allocation) = &report.allocation {
+        lines.push((
+            "network",
+            format!("tap {} ({}) on {}", allocation.vm_tap, allocation.vm_mac, allocation.bridge),
+        ));
+    }
+    if let (Some(vcpu), Some(mem)) = (report.vcpu, report.mem_mib) {
+        lines.push(("size", format!("{vcpu} vCPU, {mem} MiB")));
+    }
+    if let Some(disk) = &report.disk {
+        lines.push((
+            "disk",
+            format!("{} of {} in use on the host", mib(disk.allocated_bytes), mib(disk.size_bytes)),
+        ));
+    }
+    if let Some(seconds) = report.uptime_s {
+        lines.push(("uptime", format!("{}h {:02}m {:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60)));
+    }
+    lines.push(("created", dash(&row.created_at)));
+    let mut text = String::new();
+    for (name, value) in lines {
+        text.push_str(&format!("{name:<10} {value}\n"));
+    }
+    text.push_str("\nchecks\n");
+    for check in &report.checks {
+        text.push_str(&format!(
+            "  {} {}: {}\n",
+            if check.ok { "ok  " } else { "FAIL" },
+            check.name,
+            check.detail
+        ));
+        if let Some(hint) = &check.hint {
+            text.push_str(&format!("       hint: {hint}\n"));
+        }
+    }
+    text.push_str("\npaths\n");
+    for (name, path) in &report.paths {
+        text.push_str(&format!("  {name:<12} {}\n", path.display()));
+    }
+    text
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}

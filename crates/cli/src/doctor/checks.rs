@@ -1,0 +1,151 @@
+//! The single looks. Reads the host; changes nothing.
+
+use std::path::Path;
+
+use fireclaw_core::{error::Result, id::ImageName};
+use fireclaw_host::{disk::space, nft, vmm::kvm};
+
+use super::{Finding, Fix};
+use crate::{app::App, store::Found};
+
+pub(super) fn root() -> Finding {
+    if nix::unistd::geteuid().is_root() {
+        Finding::good("root", "fireclaw is run as root")
+    } else {
+        Finding::bad("root", "fireclaw is not run as root", Fix::Command("sudo fireclaw doctor".to_owned()))
+    }
+}
+
+pub(super) fn platform() -> Finding {
+    match std::env::consts::ARCH {
+        arch @ ("x86_64" | "aarch64") => Finding::good("platform", format!("Linux on {arch}")),
+        other => {
+            Finding::bad("platform", format!("{other} is not a platform that VMs are run on"), Fix::None)
+        }
+    }
+}
+
+pub(super) fn tun() -> Finding {
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => Finding::good("tun", "/dev/net/tun opens"),
+        Err(error) => Finding::bad(
+            "tun",
+            format!("/dev/net/tun does not open: {error}"),
+            Fix::Command("modprobe tun".to_owned()),
+        ),
+    }
+}
+
+pub(super) fn kvm() -> Finding {
+    match kvm::usable(Path::new("/")) {
+        Ok(()) => Finding::good("kvm", "/dev/kvm runs stock kernels").advice(),
+        Err(why) => {
+            Finding::bad("kvm", format!("{why}; VMs are emulated, which is slow"), Fix::None).advice()
+        }
+    }
+}
+
+pub(super) fn firecracker(app: &App) -> Finding {
+    let missing: Vec<&str> = ["firecracker", "jailer"]
+        .into_iter()
+        .filter(|program| app.host.exec.which(program).is_none())
+        .collect();
+    if missing.is_empty() {
+        return Finding::good("firecracker", "firecracker and jailer are installed").advice();
+    }
+    let fix = Fix::Command("install a Firecracker release into /usr/local/bin".to_owned());
+    Finding::bad("firecracker", format!("missing {}", missing.join(", ")), fix).advice()
+}
+
+pub(super) fn memory(app: &App) -> Finding {
+    let promised: u64 =
+        app.store().records().map_or(0, |all| all.iter().map(|record| u64::from(record.mem_mib)).sum());
+    match space::host_memory_mib(Path::new("/proc")) {
+        Ok(total) if promised > total => {
+            let detail = format!("instances may use {promised} MiB together and the host has {total}");
+            Finding::bad("memory", detail, Fix::Command("stop instances, or make smaller ones".to_owned()))
+                .advice()
+        }
+        Ok(total) => {
+            Finding::good("memory", format!("{total} MiB, of which instances may use {promised}")).advice()
+        }
+        Err(error) => Finding::bad("memory", error.one_line(), Fix::None).advice(),
+    }
+}
+
+/// Below this much an instance cannot be made and logs may fail.
+const LOW_SPACE: u64 = 4 << 30;
+
+pub(super) fn space(app: &App) -> Finding {
+    let root = nearest(&app.settings.layout.fc_root);
+    match space::free_bytes(&root) {
+        Ok(free) if free < LOW_SPACE => {
+            let detail = format!("{} MiB free under {}", free >> 20, root.display());
+            Finding::bad("disk space", detail, Fix::Command(format!("df -h {}", root.display()))).advice()
+        }
+        Ok(free) => {
+            Finding::good("disk space", format!("{} MiB free under {}", free >> 20, root.display())).advice()
+        }
+        Err(error) => Finding::bad("disk space", error.one_line(), Fix::None).advice(),
+    }
+}
+
+/// The folder itself or the nearest parent that is there.
+pub(super) fn nearest(path: &Path) -> std::path::PathBuf {
+    path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or_else(|| Path::new("/")).to_owned()
+}
+
+pub(super) fn forwarding(app: &App) -> Finding {
+    match nft::forward_is_dropped_elsewhere(app.host.exec.as_ref()) {
+        Ok(tables) if tables.is_empty() => {
+            Finding::good("forwarding", "no other firewall drops forwarded packets").advice()
+        }
+        Ok(tables) => {
+            let tables = tables.join(", ");
+            let detail =
+                format!("{tables} drops forwarded packets by default: guests may not reach the internet");
+            let bridge = &app.settings.network.bridge;
+            let command = format!("allow packets from and to {bridge} in that firewall");
+            Finding::bad("forwarding", detail, Fix::Command(command)).advice()
+        }
+        Err(error) => Finding::bad("forwarding", error.one_line(), Fix::None).advice(),
+    }
+}
+
+pub(super) fn firewall(app: &App) -> Finding {
+    let look = || -> Result<Finding> {
+        if app.store().all()?.is_empty() {
+            return Ok(Finding::good("firewall", "no instances, no rules"));
+        }
+        if app.host.network.has_firewall()? {
+            return Ok(Finding::good("firewall", "fireclaw's tables are in force"));
+        }
+        Ok(Finding::bad("firewall", "there are instances and fireclaw's tables are gone", Fix::Firewall))
+    };
+    look().unwrap_or_else(|error| Finding::bad("firewall", error.one_line(), Fix::None)).advice()
+}
+
+pub(super) fn image(app: &App) -> Finding {
+    let image = app.settings.layout.image(&ImageName::default());
+    if image.manifest.exists() || app.settings.layout.top_image().rootfs.exists() {
+        return Finding::good("image", format!("the default image is in {}", image.dir.display())).advice();
+    }
+    Finding::bad("image", "there is no default base image", Fix::Command("fireclaw image build".to_owned()))
+        .advice()
+}
+
+pub(super) fn instances(app: &App) -> Finding {
+    let all = match app.store().all() {
+        Ok(all) => all,
+        Err(error) => return Finding::bad("instances", error.one_line(), Fix::None).advice(),
+    };
+    let damaged: Vec<&str> = all
+        .iter()
+        .filter_map(|found| if let Found::Damaged { name, .. } = found { Some(name.as_str()) } else { None })
+        .collect();
+    if damaged.is_empty() {
+        return Finding::good("instances", format!("{} readable", all.len())).advice();
+    }
+    let fix = Fix::Command(format!("fireclaw destroy {} --force", damaged[0]));
+    Finding::bad("instances", format!("damaged: {}", damaged.join(", ")), fix).advice()
+}

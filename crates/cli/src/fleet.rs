@@ -1,0 +1,247 @@
+//! What `list` and `status` show: records, supervisor and gateways put together. Starts no program: with hundreds of
+//! instances it must stay a glance.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+};
+
+use fireclaw_core::{
+    error::Result,
+    id::InstanceId,
+    report::{AllocationReport, DiskReport, Health, InstanceRow, StatusCheck, StatusReport, UnitState},
+    state::InstanceRecord,
+};
+use fireclaw_host::{
+    lock,
+    supervisor::{Service, ServiceStatus, State},
+};
+
+use crate::{app::App, deadlines, engine::Past, store::Found};
+
+/// The rows of all instances, by name.
+pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
+    let found = app.store().all()?;
+    let mut rows: Vec<InstanceRow> = found.iter().map(|found| row(app, found)).collect();
+    let asked: Vec<(usize, SocketAddr)> = rows
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| row.proxy == UnitState::Active)
+        .filter_map(|(index, row)| Some((index, SocketAddr::from((Ipv4Addr::LOCALHOST, row.host_port?)))))
+        .collect();
+    let addresses: Vec<SocketAddr> = asked.iter().map(|(_, address)| *address).collect();
+    let health = app.host.gateway.health(&addresses, deadlines::glance())?;
+    for ((index, _), health) in asked.into_iter().zip(health) {
+        set_health(&mut rows[index], health);
+    }
+    Ok(rows)
+}
+
+/// The gateway's own state is told by its answers: asking the guest's systemd would cost a login.
+fn set_health(row: &mut InstanceRow, health: Health) {
+    row.health = health;
+    row.guest = match health {
+        Health::Up | Health::Degraded => UnitState::Active,
+        Health::Starting => UnitState::Activating,
+        Health::Down if row.vm == UnitState::Active => UnitState::Unknown,
+        Health::Down => UnitState::Inactive,
+    };
+}
+
+fn row(app: &App, found: &Found) -> InstanceRow {
+    match found {
+        Found::Damaged { name, error } => damaged(app, name, error.one_line()),
+        Found::Instance(record) => {
+            let state = |service| unit_state(service_status(app, &record.id, service).state);
+            let mut row = InstanceRow {
+                id: record.id.to_string(),
+                vm_ip: Some(record.vm_ip.to_string()),
+                host_port: Some(record.host_port),
+                vm: state(Service::Vm),
+                proxy: state(Service::Proxy),
+                guest: UnitState::Inactive,
+                health: Health::Down,
+                vmm: Some(record.vmm.to_string()),
+                supervisor: Some(record.supervisor.to_string()),
+                runtime: Some(record.runtime.to_string()),
+                image: Some(record.image.clone()),
+                model: Some(record.model.clone()),
+                created_at: Some(record.created_at.clone()).filter(|text| !text.is_empty()),
+                error: interrupted(app, &record.id),
+            };
+            if row.vm == UnitState::Active {
+                row.guest = UnitState::Unknown;
+            }
+            row
+        }
+    }
+}
+
+fn damaged(app: &App, name: &str, error: String) -> InstanceRow {
+    let error = name.parse().ok().and_then(|id| interrupted(app, &id)).unwrap_or(error);
+    InstanceRow {
+        id: name.to_owned(),
+        vm_ip: None,
+        host_port: None,
+        vm: UnitState::Unknown,
+        proxy: UnitState::Unknown,
+        guest: UnitState::Unknown,
+        health: Health::Down,
+        vmm: None,
+        supervisor: None,
+        runtime: None,
+        image: None,
+        model: None,
+        created_at: None,
+        error: Some(error),
+    }
+}
+
+/// What is left of an operation that nobody is working on any more.
+fn interrupted(app: &App, id: &InstanceId) -> Option<String> {
+    let paths = app.settings.layout.instance(id).ok()?;
+    let past = Past::read(&paths.journal).ok()??;
+    if lock::last_holder(&paths.lock).is_some() {
+        return None;
+    }
+    let operation = past.plan.operation;
+    Some(format!(
+        "its last {operation} was interrupted; run `fireclaw {operation}` again, or `fireclaw destroy {id} --force`"
+    ))
+}
+
+/// A service's status; an error of the supervisor is a state like another here.
+pub fn service_status(app: &App, id: &InstanceId, service: Service) -> ServiceStatus {
+    app.host.supervisor.status(id, service).unwrap_or_else(|error| ServiceStatus {
+        detail: Some(error.one_line()),
+        ..ServiceStatus::of(State::Unknown)
+    })
+}
+
+const fn unit_state(state: State) -> UnitState {
+    match state {
+        State::Active => UnitState::Active,
+        State::Inactive => UnitState::Inactive,
+        State::Activating => UnitState::Activating,
+        State::Deactivating => UnitState::Deactivating,
+        State::Failed => UnitState::Failed,
+        State::Unknown => UnitState::Unknown,
+    }
+}
+
+/// One instance in depth.
+pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
+    let mut row = row(app, &Found::Instance(Box::new(record.clone())));
+    let vm = service_status(app, &record.id, Service::Vm);
+    let proxy = service_status(app, &record.id, Service::Proxy);
+    let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, record.host_port));
+    let inside = SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT));
+    let health = if vm.state == State::Active {
+        app.host.gateway.health(&[outside, inside], deadlines::glance())?
+    } else {
+        vec![Health::Down; 2]
+    };
+    set_health(&mut row, health[0]);
+    if health[0] == Health::Down && health[1] != Health::Down {
+        row.guest = UnitState::Active;
+    }
+    let paths = app.settings.layout.instance(&record.id)?;
+    let disk = std::fs::metadata(&paths.disk).ok().map(|disk| DiskReport {
+        size_bytes: disk.len(),
+        allocated_bytes: app.host.disks.allocated_bytes(&paths.disk).unwrap_or(0),
+    });
+    let checks = checks(record, &row, &vm, &proxy, &health);
+    Ok(StatusReport {
+        url: Some(format!("http://127.0.0.1:{}/", record.host_port)),
+        uptime_s: vm.process.and_then(fireclaw_host::proc::ProcessId::uptime),
+        vcpu: Some(record.vcpu),
+        mem_mib: Some(record.mem_mib),
+        disk,
+        paths: BTreeMap::from([
+            ("config", paths.vmm_config),
+            ("console_log", paths.console_log),
+            ("disk", paths.disk),
+            ("env", paths.env),
+            ("fc_dir", paths.dir),
+            ("proxy_log", paths.proxy_log),
+            ("state_dir", paths.state_dir),
+            ("token", paths.token),
+        ]),
+        checks,
+        allocation: Some(AllocationReport {
+            vm_tap: record.vm_tap.to_string(),
+            vm_mac: record.vm_mac.to_string(),
+            bridge: record.network.bridge.to_string(),
+            subnet: record.network.subnet.to_string(),
+            gateway: record.network.gateway.to_string(),
+        }),
+        row,
+    })
+}
+
+fn checks(
+    record: &InstanceRecord,
+    row: &InstanceRow,
+    vm: &ServiceStatus,
+    proxy: &ServiceStatus,
+    health: &[Health],
+) -> Vec<StatusCheck> {
+    let id = &record.id;
+    let service = |name, status: &ServiceStatus| StatusCheck {
+        name,
+        ok: status.state == State::Active,
+        detail: status.detail.clone().unwrap_or_else(|| {
+            let times = if status.restarts > 0 {
+                format!(", restarted {} times", status.restarts)
+            } else {
+                String::new()
+            };
+            format!("{}{times}", unit_state(status.state).as_str())
+        }),
+        hint: (status.state != State::Active).then(|| match status.state {
+            State::Failed => {
+                format!("see `fireclaw logs {id} host --no-follow`, then `fireclaw restart {id}`")
+            }
+            _ => format!("`fireclaw start {id}`"),
+        }),
+    };
+    let gate = |name, health: Health| StatusCheck {
+        name,
+        ok: matches!(health, Health::Up | Health::Degraded),
+        detail: health.as_str().to_owned(),
+        hint: match health {
+            Health::Up => None,
+            Health::Degraded => {
+                Some(format!("a channel does not work: see `fireclaw logs {id} --no-follow`"))
+            }
+            Health::Starting => Some("wait a little".to_owned()),
+            Health::Down => Some(format!("see `fireclaw logs {id} --no-follow`")),
+        },
+    };
+    let mut checks = vec![
+        service("vm", vm),
+        service("proxy", proxy),
+        gate("gateway in the guest", health[1]),
+        gate("gateway through the proxy", health[0]),
+    ];
+    if let Some(error) = &row.error {
+        checks.push(StatusCheck { name: "last operation", ok: false, detail: error.clone(), hint: None });
+    }
+    if !record.provisioned {
+        checks.push(StatusCheck {
+            name: "provisioned",
+            ok: false,
+            detail: "the guest was never provisioned".to_owned(),
+            hint: Some(format!("`fireclaw provision {id}`")),
+        });
+    }
+    for (key, _) in &record.unknown {
+        checks.push(StatusCheck {
+            name: "record",
+            ok: true,
+            detail: format!("unknown key {key} is kept"),
+            hint: None,
+        });
+    }
+    checks
+}

@@ -1,0 +1,5 @@
+mod browser;
+mod docker;
+mod native;
+mod verbs;
+mod world;

@@ -1,0 +1,68 @@
+//! Steps on an instance's disks: kernel, initrd, root disk, seed. Touches `FC_ROOT/ID/images`.
+
+use std::path::Path;
+
+use fireclaw_core::{
+    error::{Context, Error, Result},
+    render::cloud_init::{CloudInit, GuestNetwork},
+};
+use fireclaw_host::{
+    disk::RootDisk,
+    fs,
+    keys::{self, SystemEntropy},
+    seed,
+};
+
+use super::{Steps, guest};
+
+impl Steps<'_> {
+    pub(super) fn create_disk(&self) -> Result<()> {
+        let paths = self.paths()?;
+        let record = self.known()?;
+        let base =
+            self.base.as_ref().ok_or_else(|| Error::new("create", "a disk").because("no base was named"))?;
+        pin(&base.kernel, &paths.kernel)?;
+        if let Some(initrd) = &base.initrd {
+            pin(initrd, &paths.initrd)?;
+        }
+        let disk =
+            RootDisk::Copy { base: base.rootfs.clone(), target: paths.disk, size: record.disk_size.clone() };
+        self.app.host.disks.create_root(&disk).map(drop)
+    }
+
+    pub(super) fn write_seed(&self) -> Result<()> {
+        let paths = self.paths()?;
+        let record = self.known()?;
+        let user_key = keys::ensure_user_key(&record.ssh_key_path, &SystemEntropy)?;
+        // Our own key in the guest makes the first contact a verified one.
+        let host_key = keys::generate_host_key(&SystemEntropy, record.id.as_str())?;
+        let line = keys::known_hosts_line(&record.vm_ip.to_string(), guest::SSH_PORT, &host_key.public);
+        fs::write(&paths.known_hosts, line.as_bytes(), 0o600)?;
+        let files = CloudInit {
+            instance: record.id.clone(),
+            authorized_keys: vec![user_key.public],
+            host_key: Some(host_key),
+            network: GuestNetwork {
+                mac: record.vm_mac,
+                ip: record.vm_ip,
+                prefix: record.network.subnet.prefix_len(),
+                gateway: record.network.gateway_ip(),
+                dns: record.dns.clone(),
+            },
+        }
+        .render();
+        seed::write(&paths.seed, &files)
+    }
+}
+
+/// Keeps a file of an image for an instance: by hard link where that works, for an image that is rebuilt or removed
+/// then leaves the instance's file alone; else by copy.
+fn pin(from: &Path, to: &Path) -> Result<()> {
+    fs::remove_file(to)?;
+    // A link of a symbolic link would follow the next image.
+    let real = from.canonicalize().context("find", from.display())?;
+    if std::fs::hard_link(&real, to).is_ok() {
+        return Ok(());
+    }
+    std::fs::copy(&real, to).map(drop).context("copy", format!("{} to {}", from.display(), to.display()))
+}

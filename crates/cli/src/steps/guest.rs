@@ -1,0 +1,277 @@
+//! Steps inside the guest, and the waits for it. Works over SSH and HTTP.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use fireclaw_core::{
+    error::{Context, Error, Kind, Result},
+    guest::{
+        GATEWAY_PORT,
+        protocol::{Event, Keys, ProvisionRequest, Telegram, VERSION},
+    },
+    report::Health,
+    spec::{Runtime, Settings},
+    state::InstanceRecord,
+};
+use fireclaw_host::{
+    exec::{Output, Stdin, Stream},
+    ssh::{Guest, LoginState, wait_for_login},
+    wait::{Probed, Requirement, until},
+};
+
+use super::Steps;
+use crate::{app::own_program, deadlines, digest, engine::Observer};
+
+/// What OpenClaw says when the machine did not start its worker within OpenClaw's own five seconds, which a busy host that
+/// emulates its guest can miss. Nothing is wrong with the configuration then, and the next start usually makes it.
+const TOO_SLOW: &str = "state lease heartbeat did not become ready";
+/// How often such a gateway is started again.
+const RETRIES: u32 = 4;
+/// The port of the guest's sshd.
+pub const SSH_PORT: u16 = 22;
+/// Where this program lies in a guest.
+pub const AGENT: &str = "/usr/local/bin/fireclaw";
+
+impl Steps<'_> {
+    /// How to reach the guest.
+    pub(super) fn guest(&self) -> Result<Guest> {
+        guest_of(self.app, self.known()?)
+    }
+
+    pub(super) fn await_login(&self, watch: &mut dyn Observer) -> Result<()> {
+        let guest = self.guest()?;
+        let requirement = Requirement {
+            description: format!("an SSH login at {}", guest.ip),
+            deadline: deadlines::boot(),
+            hint: format!("see the boot log: `fireclaw logs {} host --no-follow`", self.id),
+        };
+        let mut looked = Instant::now();
+        let mut meanwhile = |why: &str| {
+            watch.detail(why);
+            if looked.elapsed() < Duration::from_secs(1) {
+                return Ok(());
+            }
+            looked = Instant::now();
+            // A VM that died will not answer: say so at once and not at the deadline.
+            self.vm_must_live()
+        };
+        let shell = self.app.host.shell.as_ref();
+        wait_for_login(shell, &guest, &requirement, &self.app.interrupt, &mut meanwhile).map_err(|error| {
+            // A failed setup removes the log with the instance: what it ended with is told now.
+            match self.console_tail(12) {
+                Ok(tail) if !tail.is_empty() && error.get_kind() != Kind::Interrupted => {
+                    let hint = error.get_hint().map(str::to_owned).unwrap_or_default();
+                    let why = format!("{}\nthe console's last lines:\n{tail}", error.causes().join(": "));
+                    Error::new("wait for", requirement.description.clone())
+                        .kind(error.get_kind())
+                        .because(why)
+                        .hint(hint)
+                }
+                _ => error,
+            }
+        })
+    }
+
+    /// Gives the guest this very program, unless it has it.
+    pub(super) fn install_agent(&self, watch: &mut dyn Observer) -> Result<()> {
+        let guest = self.guest()?;
+        let own = own_program()?;
+        let wanted = digest::sha256_file(&own)?;
+        let seen = self.run(&guest, &["sha256sum", AGENT], Duration::from_mins(1))?;
+        if seen.text().split_whitespace().next() == Some(wanted.as_str()) {
+            return Ok(());
+        }
+        watch.detail("copying this fireclaw into the guest");
+        self.app.host.shell.push(&guest, &own, AGENT)
+    }
+
+    pub(super) fn provision_guest(&mut self, watch: &mut dyn Observer) -> Result<()> {
+        let record = self.changed.as_ref().map_or_else(|| self.known(), Ok)?;
+        let request = request(record, &self.app.settings);
+        let body = serde_json::to_vec(&request).context("render", "the provisioning request")?;
+        let guest = self.guest()?;
+        let mut last = None;
+        let mut on_line = |stream: Stream, line: &str| {
+            let Ok(event) = serde_json::from_str::<Event>(line) else {
+                if stream == Stream::Stderr && !line.is_empty() {
+                    watch.warn(&format!("guest: {line}"));
+                }
+                return;
+            };
+            match event {
+                Event::Step { name } => watch.detail(&name),
+                Event::Log { line } => watch.detail(&line),
+                Event::Warning { text } => watch.warn(&text),
+                end @ (Event::Done(_) | Event::Error(_)) => last = Some(end),
+                Event::Unknown => {}
+            }
+        };
+        let words = ["sudo", "-n", AGENT, "guest", "provision"];
+        let output = self.app.host.shell.run(
+            &guest,
+            &words,
+            Stdin::Bytes(body),
+            deadlines::provision(),
+            &mut on_line,
+        )?;
+        match last {
+            Some(Event::Done(done)) => {
+                self.guest_changes = done.changed;
+                Ok(())
+            }
+            Some(Event::Error(failure)) => Err(failure.into()),
+            _ => Err(Error::new("provision", format!("the guest of `{}`", self.id))
+                .because(format!(
+                    "it ended with code {} and no result: {}",
+                    output.code(),
+                    output.last_words()
+                ))
+                .hint(format!("see `fireclaw logs {} host --no-follow`", self.id))),
+        }
+    }
+
+    pub(super) fn await_gates(&self, watch: &mut dyn Observer) -> Result<()> {
+        let record = self.known()?;
+        let inside = SocketAddr::from((record.vm_ip, GATEWAY_PORT));
+        let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, record.host_port));
+        for (place, address) in [("in the guest", inside), ("through the proxy", outside)] {
+            self.await_gate(place, address, watch)?;
+        }
+        Ok(())
+    }
+
+    fn await_gate(&self, place: &str, address: SocketAddr, watch: &mut dyn Observer) -> Result<()> {
+        let requirement = Requirement {
+            description: format!("the gateway's start gate {place} ({address})"),
+            deadline: deadlines::gateway(),
+            hint: format!("see what it says with `fireclaw logs {} --no-follow`", self.id),
+        };
+        let mut looked = Instant::now();
+        until(&requirement, &self.app.interrupt, || {
+            let health = match self.app.host.gateway.health(&[address], Duration::from_secs(5)) {
+                Ok(health) => health.first().copied().unwrap_or(Health::Down),
+                Err(error) => return Probed::Never(error),
+            };
+            match health {
+                Health::Up | Health::Degraded => return Probed::Ready(()),
+                Health::Starting => watch.detail("the gateway is starting"),
+                Health::Down => watch.detail("the gateway does not answer yet"),
+            }
+            if looked.elapsed() > Duration::from_secs(10) {
+                looked = Instant::now();
+                if let Err(error) = self.vm_must_live().and_then(|()| self.gateway_must_live()) {
+                    return Probed::Never(error);
+                }
+            }
+            Probed::NotYet(format!("it is {}", health.as_str()))
+        })
+    }
+
+    /// Fails for good when the gateway's unit gave up, with the last words of its journal.
+    fn gateway_must_live(&self) -> Result<()> {
+        let guest = self.guest()?;
+        let unit = self.id.guest_unit();
+        let state = self.run(&guest, &["systemctl", "is-failed", unit.as_str()], Duration::from_mins(1))?;
+        if state.text() != "failed" {
+            return Ok(());
+        }
+        let words = ["sudo", "-n", "journalctl", "--no-pager", "-o", "cat", "-n", "40", "-u", unit.as_str()];
+        let journal = self.run(&guest, &words, Duration::from_mins(1))?;
+        if journal.text().contains(TOO_SLOW) && self.retries.get() < RETRIES {
+            self.retries.set(self.retries.get() + 1);
+            self.run(&guest, &["sudo", "-n", "systemctl", "restart", unit.as_str()], Duration::from_mins(2))?;
+            return Ok(());
+        }
+        Err(Error::new("keep", format!("{unit} running"))
+            .because(format!("it gave up:\n{}", journal.text()))
+            .hint(format!(
+                "see `fireclaw logs {}`; change settings with `fireclaw provision {}`",
+                self.id, self.id
+            )))
+    }
+
+    /// Lets the gateway drain. A guest that cannot be reached is no reason to leave its VM running.
+    pub(super) fn stop_gateway(&self, watch: &mut dyn Observer) -> Result<()> {
+        if self.patience.is_zero() {
+            return Ok(());
+        }
+        let guest = self.guest()?;
+        if !matches!(self.app.host.shell.login(&guest), Ok(LoginState::In)) {
+            watch.warn(&format!("no SSH login at {}: the gateway is stopped with its VM", guest.ip));
+            return Ok(());
+        }
+        let seconds = self.patience.as_secs().to_string();
+        let deadline = self.patience + Duration::from_secs(20);
+        let unit = self.id.guest_unit();
+        let agent = ["sudo", "-n", AGENT, "guest", "stop", self.id.as_str(), "--timeout", &seconds];
+        // A guest that the Bash fireclaw made and this one never provisioned has no agent.
+        let plain = ["sudo", "-n", "systemctl", "stop", unit.as_str()];
+        let has_agent = self.run(&guest, &["test", "-x", AGENT], Duration::from_mins(1))?.status.success();
+        match self.run(&guest, if has_agent { &agent } else { &plain }, deadline) {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => {
+                watch.warn(&format!("the gateway did not stop by itself: {}", output.last_words()));
+                Ok(())
+            }
+            Err(error) if error.get_kind() == Kind::Interrupted => Err(error),
+            Err(error) => {
+                watch.warn(&error.one_line());
+                Ok(())
+            }
+        }
+    }
+
+    fn run(&self, guest: &Guest, words: &[&str], deadline: Duration) -> Result<Output> {
+        self.app.host.shell.run(guest, words, Stdin::Null, deadline, &mut |_, _| {})
+    }
+}
+
+/// How to reach the guest of an instance.
+pub fn guest_of(app: &crate::app::App, record: &InstanceRecord) -> Result<Guest> {
+    let paths = app.settings.layout.instance(&record.id)?;
+    let key = if record.ssh_key_path.as_os_str().is_empty() {
+        &app.settings.ssh_key_path
+    } else {
+        &record.ssh_key_path
+    };
+    Ok(Guest {
+        ip: record.vm_ip,
+        port: SSH_PORT,
+        user: fireclaw_core::guest::USER.to_owned(),
+        key: key.clone(),
+        known_hosts: paths.known_hosts,
+        // This invocation's alone: closing it must not end another's session.
+        control: paths.ssh_control.with_extension(std::process::id().to_string()),
+    })
+}
+
+/// What the guest is asked to be.
+fn request(record: &InstanceRecord, settings: &Settings) -> ProvisionRequest {
+    ProvisionRequest {
+        version: VERSION,
+        instance_id: record.id.clone(),
+        runtime: record.runtime,
+        host_port: record.host_port,
+        gateway_token: record.gateway_token.clone(),
+        model: record.model.clone(),
+        skills: record.skills.clone(),
+        telegram: record
+            .telegram_token
+            .clone()
+            .map(|token| Telegram { token, users: record.telegram_users.clone() }),
+        keys: Keys {
+            anthropic: record.keys.anthropic.clone(),
+            openai: record.keys.openai.clone(),
+            minimax: record.keys.minimax.clone(),
+        },
+        openclaw_image: match record.runtime {
+            Runtime::Docker => record.openclaw_image.clone(),
+            Runtime::Native => String::new(),
+        },
+        browser: !record.skip_browser_install,
+        providers: std::collections::BTreeMap::new(),
+        insecure_registries: settings.insecure_registries.clone(),
+    }
+}

@@ -1,0 +1,64 @@
+//! Steps on the record and the folders of an instance. Touches `STATE_ROOT` and `FC_ROOT`.
+
+use fireclaw_core::{error::Result, render::scripts};
+use fireclaw_host::fs;
+
+use super::Steps;
+
+impl Steps<'_> {
+    pub(super) fn save_record(&mut self) -> Result<()> {
+        self.app.store().save(self.known()?)?;
+        // From here on the addresses are taken for everybody to see.
+        self.allocation = None;
+        Ok(())
+    }
+
+    pub(super) fn remove_record(&mut self) -> Result<()> {
+        let paths = self.paths()?;
+        fs::remove_tree(&paths.state_dir)
+    }
+
+    pub(super) fn mark_provisioned(&mut self) -> Result<()> {
+        let mut record = self.known()?.clone();
+        record.provisioned = true;
+        self.app.store().save(&record)?;
+        self.record = Some(record);
+        Ok(())
+    }
+
+    pub(super) fn make_folders(&self) -> Result<()> {
+        let paths = self.paths()?;
+        fs::make_private_dir(&self.app.settings.layout.fc_root)?;
+        for dir in [&paths.dir, &paths.images_dir, &paths.config_dir, &paths.logs_dir] {
+            fs::ensure_private_dir(dir)?;
+        }
+        fs::write(&paths.start_script, scripts::start(&self.id).as_bytes(), 0o700)?;
+        fs::write(&paths.stop_script, scripts::stop(&self.id).as_bytes(), 0o700)
+    }
+
+    pub(super) fn remove_folders(&self) -> Result<()> {
+        let paths = self.paths()?;
+        // An API socket that the user placed elsewhere is ours all the same.
+        if let Some(record) = &self.record
+            && !record.api_sock.as_os_str().is_empty()
+        {
+            fs::remove_file(&record.api_sock)?;
+        }
+        fs::remove_tree(&paths.dir)
+    }
+
+    pub(super) fn stage_settings(&self) -> Result<()> {
+        match &self.changed {
+            Some(changed) => self.app.store().stage(changed),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn commit_settings(&mut self) -> Result<()> {
+        self.app.store().commit_staged(&self.id)?;
+        if let Some(changed) = self.changed.take() {
+            self.record = Some(changed);
+        }
+        Ok(())
+    }
+}

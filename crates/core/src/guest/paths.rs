@@ -1,0 +1,177 @@
+//! Every path in the guest that fireclaw reads or writes, under a root that tests replace. Touches nothing.
+
+use std::path::{Path, PathBuf};
+
+use crate::id::InstanceId;
+
+/// The guest's file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestPaths {
+    root: PathBuf,
+}
+
+impl Default for GuestPaths {
+    fn default() -> Self {
+        Self { root: PathBuf::from("/") }
+    }
+}
+
+/// The files of one instance in its guest. Paths are as programs in the guest know them; [`GuestPaths::on_disk`] says where
+/// to open them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFiles {
+    /// The gateway's unit.
+    pub unit: PathBuf,
+    /// Our folder in /etc, 0700.
+    pub etc: PathBuf,
+    /// The gateway's secrets, 0600, root's.
+    pub environment: PathBuf,
+    /// Our folder in /var/lib, 0700.
+    pub var: PathBuf,
+    /// What was asked for last time, path by path: the base of the three-way merge. 0600.
+    pub base: PathBuf,
+    /// There while a change has been begun and the gateway has not been started with it.
+    pub pending: PathBuf,
+}
+
+/// The files of OpenClaw in its user's home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateFiles {
+    /// `~/.openclaw`, 0700.
+    pub dir: PathBuf,
+    /// The configuration, 0600.
+    pub config: PathBuf,
+    /// A configuration that OpenClaw has yet to accept.
+    pub candidate: PathBuf,
+    /// Variables that OpenClaw's command line reads when the user runs it by hand.
+    pub dotenv: PathBuf,
+}
+
+/// Where an image may carry Node, best first.
+const NODES: [&str; 3] = ["/opt/openclaw/node/bin/node", "/usr/local/bin/node", "/usr/bin/node"];
+
+/// Where an image may carry OpenClaw's package, best first.
+const PACKAGES: [&str; 3] = [
+    "/opt/openclaw/lib/node_modules/openclaw",
+    "/usr/local/lib/node_modules/openclaw",
+    "/usr/lib/node_modules/openclaw",
+];
+
+/// The folder of an image that fireclaw built.
+const OWN: &str = "/opt/openclaw";
+
+/// Where a browser that OpenClaw can drive may be, best first. Wrappers of snap packages are not among them.
+const BROWSERS: [&str; 4] = [
+    "/usr/bin/chromium",
+    "/usr/bin/google-chrome-stable",
+    "/usr/bin/google-chrome",
+    "/opt/google/chrome/chrome",
+];
+
+impl GuestPaths {
+    /// A guest's file system that hangs under `root`.
+    pub fn under(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Where to open a path of the guest.
+    pub fn on_disk(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The files of an instance.
+    pub fn instance(id: &InstanceId) -> GuestFiles {
+        let (etc, var) = (PathBuf::from("/etc/fireclaw"), PathBuf::from("/var/lib/fireclaw"));
+        GuestFiles {
+            unit: Path::new("/etc/systemd/system").join(id.guest_unit().as_str()),
+            environment: etc.join(format!("openclaw-{id}.env")),
+            base: var.join(format!("openclaw-{id}.json")),
+            pending: var.join(format!("openclaw-{id}.pending")),
+            etc,
+            var,
+        }
+    }
+
+    /// OpenClaw's files in a home.
+    pub fn state(home: &Path) -> StateFiles {
+        let dir = home.join(".openclaw");
+        StateFiles {
+            config: dir.join("openclaw.json"),
+            candidate: dir.join(".openclaw.json.candidate"),
+            dotenv: dir.join(".env"),
+            dir,
+        }
+    }
+
+    /// The user database.
+    pub fn passwd() -> PathBuf {
+        "/etc/passwd".into()
+    }
+
+    /// Which distribution this is, the administrator's file first.
+    pub fn os_release() -> [PathBuf; 2] {
+        ["/etc/os-release".into(), "/usr/lib/os-release".into()]
+    }
+
+    /// The running kernel's version.
+    pub fn kernel_release() -> PathBuf {
+        "/proc/sys/kernel/osrelease".into()
+    }
+
+    /// What the kernel says about namespaces of ordinary users, which a browser's sandbox is made of, and the text that forbids
+    /// them. A file that is not there forbids nothing.
+    pub fn user_namespaces() -> [(PathBuf, &'static str); 3] {
+        [
+            ("/proc/sys/kernel/unprivileged_userns_clone".into(), "0"),
+            ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns".into(), "1"),
+            ("/proc/sys/user/max_user_namespaces".into(), "0"),
+        ]
+    }
+
+    /// Docker's configuration.
+    pub fn docker_daemon() -> PathBuf {
+        "/etc/docker/daemon.json".into()
+    }
+
+    /// Where Node may be.
+    pub fn nodes() -> impl Iterator<Item = PathBuf> {
+        NODES.iter().map(PathBuf::from)
+    }
+
+    /// Where OpenClaw's package may be.
+    pub fn packages() -> impl Iterator<Item = PathBuf> {
+        PACKAGES.iter().map(PathBuf::from)
+    }
+
+    /// Whether a package lies where fireclaw's own images have it.
+    pub fn is_own(package: &Path) -> bool {
+        package.starts_with(OWN)
+    }
+
+    /// Where a browser may be.
+    pub fn browsers() -> impl Iterator<Item = PathBuf> {
+        BROWSERS.iter().map(PathBuf::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_is_put_before_every_path() {
+        let paths = GuestPaths::under("/tmp/x");
+        assert_eq!(paths.on_disk(Path::new("/etc/passwd")), Path::new("/tmp/x/etc/passwd"));
+        assert_eq!(GuestPaths::default().on_disk(Path::new("/etc/passwd")), Path::new("/etc/passwd"));
+    }
+
+    #[test]
+    fn the_unit_is_the_contracts() {
+        let files = GuestPaths::instance(&"my-bot".parse().unwrap());
+        assert_eq!(files.unit, Path::new("/etc/systemd/system/openclaw-my-bot.service"));
+        assert_eq!(
+            GuestPaths::state(Path::new("/home/ubuntu")).config,
+            Path::new("/home/ubuntu/.openclaw/openclaw.json")
+        );
+    }
+}

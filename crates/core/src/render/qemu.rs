@@ -1,0 +1,258 @@
+//! QEMU's command line. Every file and socket is a descriptor that was opened before QEMU starts, because QEMU runs as a
+//! user that may open none of them. Touches nothing.
+//!
+//! Written for QEMU 7.2 (Debian 12) and later. The machine is `microvm` on `x86_64`: virtio-mmio devices that the guest
+//! finds by ACPI, a serial port, no PCI. `aarch64` has no `microvm`; its `virt` takes the same devices.
+
+use crate::{
+    id::{InstanceId, MacAddr},
+    spec::Arch,
+};
+
+/// Descriptors by number, as QEMU inherits them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fds {
+    /// Kernel, for reading.
+    pub kernel: i32,
+    /// Initial ramdisk, for reading.
+    pub initrd: Option<i32>,
+    /// Root disk, for reading and writing.
+    pub disk: i32,
+    /// Seed disk, for reading.
+    pub seed: i32,
+    /// The tap, attached.
+    pub tap: i32,
+    /// The listening socket of QMP.
+    pub qmp: i32,
+}
+
+/// What one VM's command line is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QemuArgs<'a> {
+    /// Whose VM it is; shown in `ps`.
+    pub id: &'a InstanceId,
+    /// The machine's architecture, which is the guest's.
+    pub arch: Arch,
+    /// KVM, or else emulation.
+    pub kvm: bool,
+    /// Virtual CPUs.
+    pub vcpu: u32,
+    /// Memory in MiB.
+    pub mem_mib: u32,
+    /// Kernel command line, without console and panic behaviour.
+    pub cmdline: &'a str,
+    /// The card's address.
+    pub mac: MacAddr,
+    /// How fast the processor's time stamp counter runs, in kHz: what an emulated `x86_64` guest must be told.
+    pub tsc_khz: Option<u64>,
+    /// The open descriptors.
+    pub fds: Fds,
+}
+
+/// The name of the program for an architecture.
+pub const fn program(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "qemu-system-x86_64",
+        Arch::Aarch64 => "qemu-system-aarch64",
+    }
+}
+
+/// The numbers of the descriptor sets; any numbers do, as long as they differ.
+const DISK_SET: u32 = 1;
+const SEED_SET: u32 = 2;
+
+/// The arguments after the program's name.
+pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
+    let mut args = Args::default();
+    args.option("-name", format!("guest={id},process={id},debug-threads=on", id = vm.id));
+    machine(vm, &mut args);
+    args.flag("-nodefaults").flag("-no-user-config");
+    args.option("-display", "none");
+    // No new programs, no new privileges, no system calls that only old programs make.
+    args.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    args.option("-msg", "timestamp=on");
+    boot(vm, &mut args);
+    disks(vm, &mut args);
+    args.option("-netdev", format!("tap,id=net0,fd={}", vm.fds.tap));
+    args.option("-device", format!("virtio-net-device,netdev=net0,mac={},{}", vm.mac, bus(vm, 2)));
+    // The random numbers are QEMU's own: no file to open, and a guest never waits for entropy while it boots.
+    args.option("-object", "rng-builtin,id=rng0");
+    args.option("-device", format!("virtio-rng-device,rng=rng0,{}", bus(vm, 3)));
+    // Nobody inflates the balloon; through it the guest tells which pages it freed, and the host gets them back.
+    args.option(
+        "-device",
+        format!("virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on,{}", bus(vm, 4)),
+    );
+    // The console is standard output. Ctrl-C stays a signal, and there is no monitor to switch to in it.
+    args.option("-chardev", "stdio,id=console,signal=on,mux=off");
+    args.option("-serial", "chardev:console");
+    args.option("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", vm.fds.qmp));
+    args.option("-mon", "chardev=qmp,mode=control");
+    args.0
+}
+
+fn machine(vm: &QemuArgs<'_>, args: &mut Args) {
+    match vm.arch {
+        // Without option ROMs the small boot firmware (qboot) hands over to the kernel directly. ACPI carries the devices,
+        // the power button, power-off and reset. PIT and PIC stay on: without KVM a kernel does not boot without them.
+        Arch::X86_64 => args.option(
+            "-M",
+            "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on,pit=on,pic=on,pcie=off,usb=off",
+        ),
+        Arch::Aarch64 => args.option("-M", "virt,gic-version=max,acpi=off"),
+    };
+    if vm.kvm {
+        args.option("-accel", "kvm").option("-cpu", "host");
+    } else {
+        args.option("-accel", "tcg,thread=multi").option("-cpu", "max");
+    }
+    args.option("-smp", vm.vcpu.to_string());
+    args.option("-m", format!("{}M", vm.mem_mib));
+}
+
+fn boot(vm: &QemuArgs<'_>, args: &mut Args) {
+    // QEMU reads these by path, and only while it starts. The path through /proc leads to the file without passing its
+    // folders, which are closed to QEMU's user; the file itself must be readable.
+    args.option("-kernel", format!("/proc/self/fd/{}", vm.fds.kernel));
+    if let Some(initrd) = vm.fds.initrd {
+        args.option("-initrd", format!("/proc/self/fd/{initrd}"));
+    }
+    args.option("-append", cmdline(vm));
+}
+
+/// The kernel command line with what this machine needs.
+fn cmdline(vm: &QemuArgs<'_>) -> String {
+    let console = match vm.arch {
+        Arch::X86_64 => "ttyS0",
+        Arch::Aarch64 => "ttyAMA0",
+    };
+    // An emulated microvm has one clock to measure the time stamp counter by, the PIT, read in a tight loop. On a busy
+    // host that measurement fails and the kernel hangs at once, so it is told the result: the emulated counter is the
+    // host's own. There is nothing to watch the counter by either, and the attempt would only discredit it.
+    let clock = match vm.tsc_khz {
+        Some(khz) if !vm.kvm && vm.arch == Arch::X86_64 => format!(" tsc_early_khz={khz} tsc=reliable"),
+        _ => String::new(),
+    };
+    // A kernel that panicked restarts by itself after a second, in the same process.
+    format!("{} console={console} panic=1{clock}", vm.cmdline).trim_start().to_owned()
+}
+
+fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
+    // Written through the host's page cache; a flush of the guest is an fdatasync, which is what keeps its databases
+    // whole. Discards of the guest punch holes, so the file stays sparse. The lock stops a second QEMU on one disk.
+    args.option("-add-fd", format!("fd={},set={DISK_SET},opaque=disk", vm.fds.disk));
+    args.option(
+        "-blockdev",
+        format!(
+            "driver=raw,node-name=disk,discard=unmap,cache.direct=off,cache.no-flush=off,\
+             file.driver=file,file.filename=/dev/fdset/{DISK_SET},file.aio=threads,file.locking=on,\
+             file.discard=unmap,file.cache.direct=off,file.cache.no-flush=off"
+        ),
+    );
+    args.option("-device", format!("virtio-blk-device,drive=disk,serial=disk,{}", bus(vm, 0)));
+    args.option("-add-fd", format!("fd={},set={SEED_SET},opaque=seed", vm.fds.seed));
+    args.option(
+        "-blockdev",
+        format!(
+            "driver=raw,node-name=seed,read-only=on,\
+             file.driver=file,file.filename=/dev/fdset/{SEED_SET},file.aio=threads,file.locking=off,file.read-only=on"
+        ),
+    );
+    args.option("-device", format!("virtio-blk-device,drive=seed,serial=seed,{}", bus(vm, 1)));
+}
+
+/// The bus of the guest's `nth` device, counted from 0: the root disk is always its first disk, the seed its second. By
+/// ACPI a guest finds a microvm's buses from the last to the first; by `virt`'s device tree from the first on.
+fn bus(vm: &QemuArgs<'_>, nth: u32) -> String {
+    let number = match vm.arch {
+        Arch::X86_64 => 7 - nth,
+        Arch::Aarch64 => nth,
+    };
+    format!("bus=virtio-mmio-bus.{number}")
+}
+
+#[derive(Default)]
+struct Args(Vec<String>);
+
+impl Args {
+    fn flag(&mut self, name: &str) -> &mut Self {
+        self.0.push(name.to_owned());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.0.push(name.to_owned());
+        self.0.push(value.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn rendered(change: impl FnOnce(&mut QemuArgs<'_>)) -> String {
+        let id: InstanceId = "my-bot_2".parse().unwrap();
+        let mut vm = QemuArgs {
+            id: &id,
+            arch: Arch::X86_64,
+            kvm: false,
+            vcpu: 2,
+            mem_mib: 2048,
+            cmdline: "root=/dev/vda rw quiet",
+            mac: MacAddr::for_ip(Ipv4Addr::new(172, 16, 0, 2)),
+            tsc_khz: Some(2_600_000),
+            fds: Fds { kernel: 3, initrd: Some(4), disk: 5, seed: 6, tap: 7, qmp: 8 },
+        };
+        change(&mut vm);
+        // One option with its value a line.
+        argv(&vm).join(" ").replace(" -", "\n-")
+    }
+
+    #[test]
+    fn emulated() {
+        insta::assert_snapshot!(rendered(|_| {}));
+    }
+
+    #[test]
+    fn with_kvm() {
+        insta::assert_snapshot!(rendered(|vm| vm.kvm = true));
+    }
+
+    #[test]
+    fn without_an_initrd() {
+        let text = rendered(|vm| {
+            vm.fds.initrd = None;
+            vm.cmdline = "";
+        });
+        assert!(!text.contains("-initrd"), "{text}");
+        assert!(text.contains("-append console=ttyS0 panic=1 tsc_early_khz="), "{text}");
+    }
+
+    #[test]
+    fn on_aarch64() {
+        insta::assert_snapshot!(rendered(|vm| vm.arch = Arch::Aarch64));
+    }
+
+    #[test]
+    fn the_command_line_is_one_argument_whatever_it_holds() {
+        let id: InstanceId = "a".parse().unwrap();
+        let vm = QemuArgs {
+            id: &id,
+            arch: Arch::X86_64,
+            kvm: false,
+            vcpu: 1,
+            mem_mib: 512,
+            cmdline: "root=/dev/vda init=/x,y -kernel \"z\"",
+            mac: MacAddr::for_ip(Ipv4Addr::LOCALHOST),
+            tsc_khz: None,
+            fds: Fds { kernel: 3, initrd: None, disk: 5, seed: 6, tap: 7, qmp: 8 },
+        };
+        let args = argv(&vm);
+        let append = args.iter().position(|arg| arg == "-append").unwrap();
+        assert_eq!(args[append + 1], "root=/dev/vda init=/x,y -kernel \"z\" console=ttyS0 panic=1");
+        assert_eq!(args.iter().filter(|arg| *arg == "-kernel").count(), 1);
+    }
+}

@@ -1,0 +1,330 @@
+//! The record of an instance, between its typed form and the lines of `.env` and `provision.vars`. Touches nothing.
+
+use std::{net::Ipv4Addr, path::PathBuf};
+
+use super::{Format, Lines, record_defaults as defaults};
+use crate::{
+    error::{Error, Result},
+    id::{InstanceId, MacAddr, TapName},
+    secret::Secret,
+    spec::{DiskSize, NetworkSpec, Runtime, SupervisorKind, VmmKind, value},
+};
+
+/// The keys of model providers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProviderKeys {
+    /// `ANTHROPIC_API_KEY`
+    pub anthropic: Option<Secret>,
+    /// `OPENAI_API_KEY`
+    pub openai: Option<Secret>,
+    /// `MINIMAX_API_KEY`
+    pub minimax: Option<Secret>,
+}
+
+impl ProviderKeys {
+    /// The key for the provider of a model, `None` when the provider is not one of ours.
+    pub fn for_model(&self, model: &str) -> Option<(&'static str, Option<&Secret>)> {
+        match model.split('/').next()? {
+            "anthropic" => Some(("--anthropic-api-key", self.anthropic.as_ref())),
+            "openai" => Some(("--openai-api-key", self.openai.as_ref())),
+            "minimax" => Some(("--minimax-api-key", self.minimax.as_ref())),
+            _ => None,
+        }
+    }
+}
+
+/// All that is known of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRecord {
+    /// The format that it was read from; it is always written as `plain-v2`.
+    pub format: Format,
+    /// The id.
+    pub id: InstanceId,
+    /// The proxy's port on 127.0.0.1.
+    pub host_port: u16,
+    /// The guest's address.
+    pub vm_ip: Ipv4Addr,
+    /// The VM's tap.
+    pub vm_tap: TapName,
+    /// The card's address.
+    pub vm_mac: MacAddr,
+    /// The token of the gateway.
+    pub gateway_token: Secret,
+    /// `provider/name`
+    pub model: String,
+    /// Bundled skills that are allowed.
+    pub skills: Vec<String>,
+    /// The bot's token, kept in `provision.vars` only.
+    pub telegram_token: Option<Secret>,
+    /// Numeric user ids.
+    pub telegram_users: Vec<u64>,
+    /// The container image of the Docker runtime.
+    pub openclaw_image: String,
+    /// Virtual CPUs.
+    pub vcpu: u32,
+    /// Memory in MiB.
+    pub mem_mib: u32,
+    /// The root disk's size.
+    pub disk_size: DiskSize,
+    /// The VMM's API socket.
+    pub api_sock: PathBuf,
+    /// The private key for SSH to the guest.
+    pub ssh_key_path: PathBuf,
+    /// No browser for the agent.
+    pub skip_browser_install: bool,
+    /// Provider keys.
+    pub keys: ProviderKeys,
+    /// The VMM that it runs on. Bash instances run on Firecracker.
+    pub vmm: VmmKind,
+    /// Who keeps it running. Bash instances run under systemd.
+    pub supervisor: SupervisorKind,
+    /// How the gateway runs. Bash instances use Docker.
+    pub runtime: Runtime,
+    /// The base image's name, or `custom` for files that were named one by one.
+    pub image: String,
+    /// The kernel command line of the image.
+    pub cmdline: String,
+    /// Resolvers of the guest.
+    pub dns: Vec<Ipv4Addr>,
+    /// RFC 3339, UTC. Empty for Bash instances.
+    pub created_at: String,
+    /// The network that it lives in.
+    pub network: NetworkSpec,
+    /// Whether the guest was provisioned once: from then on a failure keeps the instance.
+    pub provisioned: bool,
+    /// Keys of other versions, kept on rewrite.
+    pub unknown: Vec<(String, String)>,
+}
+
+impl InstanceRecord {
+    /// Reads the two files. `defaults` is the network for instances that do not record theirs (the Bash fireclaw's).
+    pub fn parse(
+        what: &str,
+        env: &str,
+        provision_vars: Option<&str>,
+        defaults: &NetworkSpec,
+    ) -> Result<Self> {
+        let mut lines = Lines::parse(what, env)?;
+        let mut vars = match provision_vars {
+            Some(text) => Lines::parse("provision.vars", text)?,
+            None => Lines::default(),
+        };
+        let format = lines.format;
+        let network = match (lines.take("BRIDGE_NAME"), lines.take("BRIDGE_ADDR"), lines.take("SUBNET_CIDR"))
+        {
+            (Some(bridge), Some(addr), Some(subnet)) => NetworkSpec::new(&bridge, &addr, &subnet)?,
+            _ => defaults.clone(),
+        };
+        let mut fields = Fields { what, lines: &mut lines };
+        let id: InstanceId = fields.parsed("INSTANCE_ID")?;
+        let vm_ip = fields.parsed("VM_IP")?;
+        // Values beyond addresses are checked where they are used or changed: one odd value must not make an
+        // instance unreadable.
+        let secret = |text: Option<String>| text.filter(|text| !text.is_empty()).map(Secret::new);
+        Ok(Self {
+            format,
+            vm_ip,
+            host_port: fields.parsed("HOST_PORT")?,
+            vm_tap: fields.parsed("VM_TAP")?,
+            vm_mac: fields.parsed_or("VM_MAC", || MacAddr::for_ip(vm_ip))?,
+            gateway_token: Secret::new(fields.lines.take("GATEWAY_TOKEN").unwrap_or_default()),
+            model: fields.lines.take("MODEL").unwrap_or_else(|| defaults::MODEL.to_owned()),
+            skills: value::skills(&fields.lines.take("SKILLS").unwrap_or_default())?,
+            telegram_token: secret(vars.take("TELEGRAM_TOKEN")),
+            telegram_users: value::telegram_users(&fields.lines.take("TELEGRAM_USERS").unwrap_or_default())?,
+            openclaw_image: fields
+                .lines
+                .take("OPENCLAW_IMAGE")
+                .unwrap_or_else(|| defaults::OPENCLAW_IMAGE.to_owned()),
+            vcpu: fields.parsed_or("VM_VCPU", || defaults::VCPU)?,
+            mem_mib: fields.parsed_or("VM_MEM_MIB", || defaults::MEM_MIB)?,
+            disk_size: fields
+                .parsed_or("DISK_SIZE", || DiskSize::DEFAULT.parse().expect("the default is valid"))?,
+            api_sock: fields.lines.take("API_SOCK").unwrap_or_default().into(),
+            ssh_key_path: fields.lines.take("SSH_KEY_PATH").unwrap_or_default().into(),
+            skip_browser_install: fields
+                .lines
+                .take("SKIP_BROWSER_INSTALL")
+                .is_some_and(|text| text == "true" || text == "1"),
+            keys: ProviderKeys {
+                anthropic: secret(fields.lines.take("ANTHROPIC_API_KEY")),
+                openai: secret(fields.lines.take("OPENAI_API_KEY")),
+                minimax: secret(fields.lines.take("MINIMAX_API_KEY")),
+            },
+            vmm: fields.parsed_or("VMM", || VmmKind::Firecracker)?,
+            supervisor: fields.parsed_or("SUPERVISOR", || SupervisorKind::Systemd)?,
+            runtime: fields.parsed_or("RUNTIME", || Runtime::Docker)?,
+            image: fields.lines.take("IMAGE").unwrap_or_else(|| defaults::CUSTOM_IMAGE.to_owned()),
+            cmdline: fields.lines.take("KERNEL_CMDLINE").unwrap_or_else(|| defaults::CMDLINE.to_owned()),
+            dns: match fields.lines.take("DNS") {
+                Some(text) => value::dns(&text)?,
+                None => Vec::new(),
+            },
+            created_at: fields.lines.take("CREATED_AT").unwrap_or_default(),
+            // The Bash fireclaw removes an instance whose setup failed: one that is there was provisioned.
+            provisioned: fields.lines.take("PROVISIONED").is_none_or(|text| text == "true")
+                || format != Format::PlainV2,
+            network,
+            id,
+            unknown: lines.rest(),
+        })
+    }
+
+    /// The text of `.env`. Refuses a value that would not come back the same.
+    pub fn render_env(&self) -> Result<String> {
+        let key =
+            |secret: &Option<Secret>| secret.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
+        let mut lines = Lines::default();
+        lines.push("INSTANCE_ID", self.id.as_str());
+        lines.push("HOST_PORT", self.host_port.to_string());
+        lines.push("VM_IP", self.vm_ip.to_string());
+        lines.push("VM_TAP", self.vm_tap.as_str());
+        lines.push("VM_MAC", self.vm_mac.to_string());
+        lines.push("GATEWAY_TOKEN", self.gateway_token.expose());
+        lines.push("MODEL", &self.model);
+        lines.push("SKILLS", self.skills.join(","));
+        lines.push("TELEGRAM_USERS", join(&self.telegram_users));
+        lines.push("OPENCLAW_IMAGE", &self.openclaw_image);
+        lines.push("VM_VCPU", self.vcpu.to_string());
+        lines.push("VM_MEM_MIB", self.mem_mib.to_string());
+        lines.push("DISK_SIZE", self.disk_size.as_str());
+        lines.push("API_SOCK", self.api_sock.to_string_lossy());
+        lines.push("SSH_KEY_PATH", self.ssh_key_path.to_string_lossy());
+        lines.push("SKIP_BROWSER_INSTALL", self.skip_browser_install.to_string());
+        lines.push("ANTHROPIC_API_KEY", key(&self.keys.anthropic));
+        lines.push("OPENAI_API_KEY", key(&self.keys.openai));
+        lines.push("MINIMAX_API_KEY", key(&self.keys.minimax));
+        lines.push("VMM", self.vmm.as_str());
+        lines.push("SUPERVISOR", self.supervisor.as_str());
+        lines.push("RUNTIME", self.runtime.as_str());
+        lines.push("IMAGE", &self.image);
+        lines.push("KERNEL_CMDLINE", &self.cmdline);
+        if !self.dns.is_empty() {
+            lines.push("DNS", join(&self.dns));
+        }
+        lines.push("CREATED_AT", &self.created_at);
+        lines.push("BRIDGE_NAME", self.network.bridge.as_str());
+        lines.push("BRIDGE_ADDR", self.network.gateway.to_string());
+        lines.push("SUBNET_CIDR", self.network.subnet.to_string());
+        lines.push("PROVISIONED", self.provisioned.to_string());
+        for (name, text) in &self.unknown {
+            lines.push(name, text);
+        }
+        lines.render()
+    }
+
+    /// The text of `provision.vars`.
+    pub fn render_provision_vars(&self) -> Result<String> {
+        let key =
+            |secret: &Option<Secret>| secret.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
+        let mut lines = Lines::default();
+        lines.push("INSTANCE_ID", self.id.as_str());
+        lines.push("TELEGRAM_TOKEN", key(&self.telegram_token));
+        lines.push("TELEGRAM_USERS", join(&self.telegram_users));
+        lines.push("MODEL", &self.model);
+        lines.push("SKILLS", self.skills.join(","));
+        lines.push("GATEWAY_TOKEN", self.gateway_token.expose());
+        lines.push("OPENCLAW_IMAGE", &self.openclaw_image);
+        lines.push("SKIP_BROWSER_INSTALL", self.skip_browser_install.to_string());
+        lines.push("DISK_SIZE", self.disk_size.as_str());
+        lines.push("ANTHROPIC_API_KEY", key(&self.keys.anthropic));
+        lines.push("OPENAI_API_KEY", key(&self.keys.openai));
+        lines.push("MINIMAX_API_KEY", key(&self.keys.minimax));
+        lines.render()
+    }
+}
+
+fn join<T: ToString>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+struct Fields<'a> {
+    what: &'a str,
+    lines: &'a mut Lines,
+}
+
+impl Fields<'_> {
+    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Result<T> {
+        let text = self.lines.take(key).ok_or_else(|| self.damaged(key, "is missing"))?;
+        text.parse().map_err(|_| self.damaged(key, "has a value that cannot be read"))
+    }
+
+    fn parsed_or<T: std::str::FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        key: &str,
+        default: impl FnOnce() -> T,
+    ) -> Result<T> {
+        match self.lines.take(key) {
+            Some(text) if !text.is_empty() => {
+                text.parse().map_err(|_| self.damaged(key, "has a value that cannot be read"))
+            }
+            _ => Ok(default()),
+        }
+    }
+
+    fn damaged(&self, key: &str, why: &str) -> Error {
+        Error::new("read", self.what)
+            .because(format!("{key} {why}"))
+            .hint("restore the file, or clear the instance with `fireclaw destroy ID --force`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "FIRECLAW_STATE_FORMAT=plain-v1\nINSTANCE_ID=my-bot\nHOST_PORT=18891\nVM_IP=172.16.0.2\nVM_TAP=tmybot2\nVM_MAC=06:fc:00:10:00:02\nGATEWAY_TOKEN=abc\nMODEL=anthropic/claude-opus-4-6\nSKILLS=github,tmux\nTELEGRAM_USERS=1,2\nOPENCLAW_IMAGE=ghcr.io/openclaw/openclaw:latest\nVM_VCPU=4\nVM_MEM_MIB=8192\nDISK_SIZE=40G\nAPI_SOCK=/srv/firecracker/vm-demo/my-bot/firecracker.socket\nSSH_KEY_PATH=/home/ubuntu/.ssh/vmdemo_vm\nSKIP_BROWSER_INSTALL=false\nANTHROPIC_API_KEY=sk-\"$'x\nOPENAI_API_KEY=\nMINIMAX_API_KEY=\nSOMETHING_NEW=kept\n";
+    const V1_VARS: &str = "FIRECLAW_STATE_FORMAT=plain-v1\nINSTANCE_ID=my-bot\nTELEGRAM_TOKEN=1:a\nTELEGRAM_USERS=1,2\nMODEL=m\n";
+
+    #[test]
+    fn a_bash_instance_is_read_with_its_defaults() {
+        let record = InstanceRecord::parse(".env", V1, Some(V1_VARS), &NetworkSpec::default()).unwrap();
+        assert_eq!(
+            (record.vmm, record.supervisor, record.runtime),
+            (VmmKind::Firecracker, SupervisorKind::Systemd, Runtime::Docker)
+        );
+        assert!(record.provisioned);
+        assert_eq!(record.telegram_token.as_ref().unwrap().expose(), "1:a");
+        assert_eq!(record.keys.anthropic.as_ref().unwrap().expose(), "sk-\"$'x");
+        assert_eq!(record.unknown, [("SOMETHING_NEW".to_owned(), "kept".to_owned())]);
+    }
+
+    #[test]
+    fn a_record_is_rewritten_as_plain_v2_with_nothing_lost() {
+        let record = InstanceRecord::parse(".env", V1, Some(V1_VARS), &NetworkSpec::default()).unwrap();
+        let again = InstanceRecord::parse(
+            ".env",
+            &record.render_env().unwrap(),
+            Some(&record.render_provision_vars().unwrap()),
+            &NetworkSpec::new("other", "10.0.0.1/24", "10.0.0.0/24").unwrap(),
+        )
+        .unwrap();
+        assert_eq!(again, InstanceRecord { format: Format::PlainV2, ..record });
+    }
+
+    #[test]
+    fn the_text_of_plain_v2_is_pinned() {
+        let record = InstanceRecord::parse(".env", V1, Some(V1_VARS), &NetworkSpec::default()).unwrap();
+        insta::assert_snapshot!(record.render_env().unwrap());
+        insta::assert_snapshot!(record.render_provision_vars().unwrap());
+    }
+
+    #[test]
+    fn a_legacy_file_is_read() {
+        let text = "INSTANCE_ID=old\nHOST_PORT=18892\nVM_IP=172.16.0.3\nVM_TAP=told3\nMODEL=anthropic/claude-opus-4-6\nSKILLS=github\\,tmux\nTELEGRAM_USERS=''\nANTHROPIC_API_KEY=a\\ b\n";
+        let record = InstanceRecord::parse(".env", text, None, &NetworkSpec::default()).unwrap();
+        assert_eq!(record.format, Format::Legacy);
+        assert_eq!(record.skills, ["github", "tmux"]);
+        assert_eq!(record.vm_mac.to_string(), "06:fc:00:10:00:03");
+    }
+
+    #[test]
+    fn a_damaged_file_names_its_key() {
+        let text = V1.replace("HOST_PORT=18891", "HOST_PORT=x");
+        let error = InstanceRecord::parse(".env", &text, None, &NetworkSpec::default()).unwrap_err();
+        assert!(error.one_line().contains("HOST_PORT"), "{}", error.one_line());
+        let error =
+            InstanceRecord::parse(".env", "\u{0}\u{1}garbage", None, &NetworkSpec::default()).unwrap_err();
+        assert!(error.get_hint().is_some());
+    }
+}

@@ -1,0 +1,55 @@
+//! What the host has and what a file takes. Reads the filesystem's figures and /proc/meminfo.
+
+use std::{os::unix::fs::MetadataExt, path::Path};
+
+use fireclaw_core::error::{Context, Error, Result};
+use nix::sys::statvfs::statvfs;
+
+/// What a file takes on its filesystem.
+pub fn allocated_bytes(path: &Path) -> Result<u64> {
+    // st_blocks counts in units of 512 bytes, whatever the filesystem's block is.
+    Ok(std::fs::metadata(path).context("look at", path.display())?.blocks() * 512)
+}
+
+/// What an unprivileged writer could still write on the filesystem of `path`.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let stat = statvfs(path).context("look at the filesystem of", path.display())?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+/// The host's memory in MiB, from `meminfo` under `proc_root` (`/proc`).
+pub fn host_memory_mib(proc_root: &Path) -> Result<u64> {
+    let path = proc_root.join("meminfo");
+    let text = std::fs::read_to_string(&path).context("read", path.display())?;
+    let kib = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    match kib {
+        Some(kib) => Ok(kib / 1024),
+        None => Err(Error::new("read", path.display().to_string()).because("it has no line MemTotal")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_comes_from_the_given_root() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("meminfo"), "MemTotal:       24602444 kB\nMemFree: 1 kB\n").unwrap();
+        assert_eq!(host_memory_mib(dir.path()).unwrap(), 24025);
+        std::fs::write(dir.path().join("meminfo"), "MemFree: 1 kB\n").unwrap();
+        assert!(host_memory_mib(dir.path()).unwrap_err().one_line().contains("no line MemTotal"));
+        assert!(host_memory_mib(Path::new("/proc")).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_hole_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::File::create(&path).unwrap().set_len(1 << 30).unwrap();
+        assert_eq!(allocated_bytes(&path).unwrap(), 0);
+        assert!(free_bytes(dir.path()).unwrap() > 0);
+    }
+}

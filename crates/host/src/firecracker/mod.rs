@@ -1,0 +1,200 @@
+//! Firecracker as a VMM, always through its jailer: a chroot, a mount namespace, the VM's own user, the default system
+//! call filters. Makes a jail and writes the machine configuration of the instance.
+//!
+//! The jailer becomes Firecracker (same process), unless a PID namespace is asked for with [`Firecracker::new_pid_ns`]:
+//! then it forks and ends, and the VM's process is the one in the jail's pid file.
+//!
+//! A guest that powers off on `x86_64` halts without ending Firecracker, which has no such switch; a guest that reboots
+//! ends it with exit code 0. The power button is Ctrl-Alt-Del, which systemd answers with a reboot.
+
+pub mod api;
+pub mod jail;
+mod version;
+
+use std::{
+    io::Read,
+    os::unix::fs::{MetadataExt, symlink},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use fireclaw_core::{
+    error::{Context, Error, Kind, Result},
+    render::firecracker::{JailerArgs, MachineArgs, jail_file, jailer_argv, machine_config},
+    spec::VmmKind,
+};
+pub use version::Version;
+
+use crate::{
+    exec::{Cmd, Exec},
+    firecracker::{
+        api::{Action, Api, VmState},
+        jail::{Jail, Share},
+    },
+    vmm::{Launch, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket},
+};
+
+/// How long Firecracker may take to answer: it answers in milliseconds, or it hangs.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// The first version that boots a kernel as distributions pack it; older ones take an ELF file only.
+const BZIMAGE_SINCE: Version = Version { major: 1, minor: 17, patch: 0 };
+
+/// Firecracker on this machine.
+pub struct Firecracker {
+    exec: Arc<dyn Exec>,
+    new_pid_ns: bool,
+}
+
+/// The two programs, by their real paths, and the version that both have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Firecracker.
+    pub firecracker: PathBuf,
+    /// Its jailer.
+    pub jailer: PathBuf,
+    /// Their version.
+    pub version: Version,
+}
+
+impl Firecracker {
+    /// Firecracker as the process that the jailer becomes.
+    pub fn new(exec: Arc<dyn Exec>) -> Self {
+        Self { exec, new_pid_ns: false }
+    }
+
+    /// Runs Firecracker in a PID namespace of its own, for a supervisor that follows forks.
+    #[must_use]
+    pub fn new_pid_ns(mut self) -> Self {
+        self.new_pid_ns = true;
+        self
+    }
+
+    /// Finds Firecracker and its jailer. Fails with [`Kind::HostNotReady`] when one is missing or the two differ in
+    /// version, which Firecracker does not support.
+    pub fn installed(&self) -> Result<Installed> {
+        let find = |program: &str| {
+            let path = find_program(&*self.exec, program)?;
+            // The jailer names the jail after the file at the end of all symlinks.
+            let path = std::fs::canonicalize(&path).unwrap_or(path);
+            let said = self.exec.check(Cmd::new(&path).arg("--version").deadline(ANSWER))?.text();
+            let version = Version::in_text(&said)
+                .ok_or_else(|| Error::new("read the version of", path.display().to_string()))?;
+            Ok::<_, Error>((path, version))
+        };
+        let (firecracker, version) = find("firecracker")?;
+        let (jailer, jailer_version) = find("jailer")?;
+        if version != jailer_version {
+            return Err(Error::new("use", "firecracker")
+                .kind(Kind::HostNotReady)
+                .because(format!("it is version {version} and its jailer is {jailer_version}"))
+                .hint("install both from one release: `fireclaw doctor --fix`"));
+        }
+        Ok(Installed { firecracker, jailer, version })
+    }
+
+    fn api(path: &Path) -> Api {
+        Api::new(path, ANSWER)
+    }
+}
+
+impl Vmm for Firecracker {
+    fn kind(&self) -> VmmKind {
+        VmmKind::Firecracker
+    }
+
+    /// Everything is checked first; then an old jail is removed and a new one made, since the jailer takes none that was
+    /// used before.
+    fn prepare(&self, spec: &VmSpec) -> Result<Launch> {
+        let installed = self.installed()?;
+        let fsize = check(spec, installed.version)?;
+        socket::refuse_running(&spec.api_sock)?;
+        fireclaw_core::layout::check_socket_path("API socket path", &spec.api_sock)?;
+        crate::vmm::clean(&spec.api_sock, &spec.jail_dir)?;
+
+        let jail = Jail::make(&spec.jail_dir, &installed.firecracker, &spec.id)?;
+        write_config(spec)?;
+        let share = |source: &Path, name: &str, how| jail.share(source, name, how, (spec.uid, spec.gid));
+        share(&spec.kernel, jail_file::KERNEL, Share::AsItIs)?;
+        if let Some(initrd) = &spec.initrd {
+            share(initrd, jail_file::INITRD, Share::AsItIs)?;
+        }
+        share(&spec.disk, jail_file::DISK, Share::Own)?;
+        share(&spec.seed, jail_file::SEED, Share::Read)?;
+        share(&spec.vmm_config, jail_file::CONFIG, Share::Read)?;
+        // The path inside the jail is longer than a socket's path may be; through a symlink any length is reached.
+        symlink(jail.path(jail_file::SOCKET), &spec.api_sock).context("link", spec.api_sock.display())?;
+
+        let args = jailer_argv(&JailerArgs {
+            id: &spec.id,
+            exec_file: &installed.firecracker,
+            uid: spec.uid,
+            gid: spec.gid,
+            chroot_base: &spec.jail_dir,
+            fsize,
+            new_pid_ns: self.new_pid_ns,
+        });
+        Ok(Launch { cmd: Cmd::new(installed.jailer).args(args).cwd("/").about(&spec.id), keep: Vec::new() })
+    }
+
+    fn press_power_button(&self, api_sock: &Path) -> Result<()> {
+        Self::api(api_sock).act(Action::SendCtrlAltDel)
+    }
+
+    fn pause(&self, api_sock: &Path) -> Result<()> {
+        Self::api(api_sock).set_state(VmState::Paused)
+    }
+
+    fn resume(&self, api_sock: &Path) -> Result<()> {
+        Self::api(api_sock).set_state(VmState::Resumed)
+    }
+
+    fn info(&self, api_sock: &Path) -> Result<VmmInfo> {
+        let described = Self::api(api_sock).describe()?;
+        Ok(VmmInfo { state: described.state.to_ascii_lowercase(), version: described.vmm_version })
+    }
+}
+
+/// Looks at every file of the VM and gives the size that no file of Firecracker may pass: that of the disk, or of the
+/// memory when that is larger, since a snapshot writes it to a file.
+fn check(spec: &VmSpec, version: Version) -> Result<u64> {
+    if !spec.kvm {
+        return Err(Error::new("start", "firecracker")
+            .kind(Kind::HostNotReady)
+            .because("it needs a KVM that runs stock kernels")
+            .hint("use --vmm qemu, which can emulate"));
+    }
+    let (mut kernel, metadata) = open_file(&spec.kernel, false)?;
+    check_readable(&spec.kernel, &metadata, spec.uid, spec.gid)?;
+    let mut magic = [0; 4];
+    kernel.read_exact(&mut magic).context("read", spec.kernel.display())?;
+    if cfg!(target_arch = "x86_64") && magic != *b"\x7fELF" && version < BZIMAGE_SINCE {
+        return Err(Error::new("boot", spec.kernel.display().to_string())
+            .kind(Kind::HostNotReady)
+            .because(format!("Firecracker {version} takes an unpacked (ELF) kernel only, and this is none"))
+            .hint(format!("unpack it to a vmlinux, or install Firecracker {BZIMAGE_SINCE} or later")));
+    }
+    if let Some(initrd) = &spec.initrd {
+        let (_, metadata) = open_file(initrd, false)?;
+        check_readable(initrd, &metadata, spec.uid, spec.gid)?;
+    }
+    open_file(&spec.seed, false)?;
+    let (_, disk) = open_file(&spec.disk, true)?;
+    Ok(disk.size().max(u64::from(spec.mem_mib) << 20))
+}
+
+fn write_config(spec: &VmSpec) -> Result<()> {
+    let text = machine_config(&MachineArgs {
+        cmdline: &spec.cmdline,
+        initrd: spec.initrd.is_some(),
+        vcpu: spec.vcpu,
+        mem_mib: spec.mem_mib,
+        tap: &spec.tap,
+        mac: spec.mac,
+    })?;
+    crate::fs::write(&spec.vmm_config, text.as_bytes(), 0o600)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! Whether a file is what it is given as. Reads it.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use fireclaw_core::error::{Error, Result};
+
+use crate::disk::ext4;
+
+/// Refuses a file that is no kernel: neither ELF nor the boot protocol of x86 nor an arm64 image.
+pub fn check_kernel(path: &Path) -> Result<()> {
+    let refused = |why: String| {
+        Error::refused("kernel", path.display(), why)
+            .hint("a kernel is a vmlinux (ELF) or a bzImage, such as /boot/vmlinuz-…")
+    };
+    let mut file = File::open(path).map_err(|error| refused(error.to_string()))?;
+    let mut head = [0; 0x206];
+    file.read_exact(&mut head).map_err(|_| refused("is too short to be one".to_owned()))?;
+    let elf = head.starts_with(b"\x7fELF");
+    let bz_image = head[0x202..0x206] == *b"HdrS";
+    let arm64 = head[0x38..0x3c] == *b"ARM\x64";
+    if elf || bz_image || arm64 {
+        return Ok(());
+    }
+    Err(refused("is neither ELF nor a bzImage".to_owned()))
+}
+
+/// Refuses a file that is no ext4 filesystem without a partition table.
+pub fn check_ext4(path: &Path) -> Result<()> {
+    let refused = |why: String| {
+        Error::refused("root filesystem", path.display(), why)
+            .hint("an ext4 filesystem without a partition table is needed; `file` tells what this is")
+    };
+    let mut file = File::open(path).map_err(|error| refused(error.to_string()))?;
+    let mut magic = [0; 2];
+    // The superblock begins at 1024; its magic number is at 0x38 of it.
+    file.seek(SeekFrom::Start(1024 + 0x38))
+        .and_then(|_| file.read_exact(&mut magic))
+        .map_err(|_| refused("is too short to be ext4".to_owned()))?;
+    if magic != [0x53, 0xef] {
+        return Err(refused("is not ext4".to_owned()));
+    }
+    ext4::inspect(path).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use fireclaw_core::error::Kind;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_kernel_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let mut bz = vec![0; 0x300];
+        bz[0x202..0x206].copy_from_slice(b"HdrS");
+        let mut elf = vec![0; 0x300];
+        elf[..4].copy_from_slice(b"\x7fELF");
+        check_kernel(&file("bz", &bz)).unwrap();
+        check_kernel(&file("elf", &elf)).unwrap();
+        for bad in [file("text", &[b'x'; 0x300]), file("short", b"x"), dir.path().join("missing")] {
+            let error = check_kernel(&bad).unwrap_err();
+            assert_eq!(error.get_kind(), Kind::Refused);
+            assert!(error.to_string().contains("kernel"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_ext4_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("zeros");
+        std::fs::write(&path, vec![0; 8192]).unwrap();
+        for bad in [path, dir.path().join("missing")] {
+            let error = check_ext4(&bad).unwrap_err();
+            assert_eq!(error.get_kind(), Kind::Refused);
+            assert!(error.to_string().contains("root filesystem"), "{error}");
+        }
+    }
+}

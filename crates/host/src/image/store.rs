@@ -1,0 +1,327 @@
+//! Images on disk: listed, shown, removed, imported, published. Touches `BASE_IMAGES_DIR`.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+};
+
+use fireclaw_core::{
+    error::{Context, Error, Kind, Result},
+    id::ImageName,
+    layout::{ImagePaths, Layout},
+    state::record_defaults,
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{
+    check::{check_ext4, check_kernel},
+    manifest::{self, Boot, FORMAT, ImageFile, Manifest},
+};
+use crate::{disk::space, lock};
+
+/// One row of `image list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// The image's name.
+    pub name: String,
+    /// The distribution's release.
+    pub system: Option<String>,
+    /// OpenClaw's version.
+    pub openclaw: Option<String>,
+    /// When it was made.
+    pub built_at: Option<String>,
+    /// What it takes on the disk.
+    pub allocated_bytes: u64,
+    /// Why it cannot be read.
+    pub error: Option<String>,
+}
+
+/// All images by name. A damaged one is a row that says so.
+pub fn list(layout: &Layout) -> Result<Vec<Listed>> {
+    let mut rows = Vec::new();
+    for name in crate::fs::names(&layout.images_root)? {
+        let Ok(image) = name.parse::<ImageName>() else { continue };
+        let paths = layout.image(&image);
+        if !paths.dir.is_dir() || paths.dir.is_symlink() {
+            continue;
+        }
+        let allocated_bytes = crate::fs::names(&paths.dir)?
+            .iter()
+            .map(|file| space::allocated_bytes(&paths.dir.join(file)).unwrap_or(0))
+            .sum();
+        let mut row =
+            Listed { name, system: None, openclaw: None, built_at: None, allocated_bytes, error: None };
+        match manifest::read(&paths.manifest) {
+            Ok(manifest) => {
+                row.system = Some(manifest.system);
+                row.openclaw = manifest.openclaw;
+                row.built_at = Some(manifest.built_at);
+            }
+            Err(error) => row.error = Some(error.one_line()),
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn must_exist(layout: &Layout, name: &ImageName) -> Result<ImagePaths> {
+    let paths = layout.image(name);
+    if paths.dir.is_dir() {
+        return Ok(paths);
+    }
+    Err(Error::new("find", format!("image `{name}`"))
+        .kind(Kind::NotFound)
+        .because("there is no such image")
+        .hint("`fireclaw image list` shows what there is, `fireclaw image build` makes one"))
+}
+
+/// The manifest of an image.
+pub fn inspect(layout: &Layout, name: &ImageName) -> Result<Manifest> {
+    manifest::read(&must_exist(layout, name)?.manifest)
+}
+
+/// Removes an image. Instances have copies and links of their own.
+pub fn remove(layout: &Layout, name: &ImageName) -> Result<()> {
+    let paths = must_exist(layout, name)?;
+    let _lock = hold(layout, name)?;
+    if name.is_default() {
+        for link in top_links(layout, &paths) {
+            if link.top.is_symlink() {
+                crate::fs::remove_file(&link.top)?;
+            }
+        }
+    }
+    crate::fs::remove_tree(&paths.dir)?;
+    crate::fs::sync_dir(&layout.images_root)
+}
+
+/// Nobody else builds, imports or removes this image meanwhile.
+pub fn hold(layout: &Layout, name: &ImageName) -> Result<lock::Lock> {
+    crate::fs::make_private_dir(&layout.state_root)?;
+    lock::take(&layout.locks().join(format!("image-{name}")), &format!("image `{name}`"))
+}
+
+/// Files of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportRequest {
+    /// The image's name.
+    pub name: ImageName,
+    /// ELF or bzImage.
+    pub kernel: PathBuf,
+    /// ext4.
+    pub rootfs: PathBuf,
+    /// Initial ramdisk.
+    pub initrd: Option<PathBuf>,
+}
+
+/// Makes an image of files that somebody else built. `built_at` is now, RFC 3339.
+pub fn import(layout: &Layout, request: &ImportRequest, built_at: &str) -> Result<Manifest> {
+    check_kernel(&request.kernel)?;
+    check_ext4(&request.rootfs)?;
+    if let Some(initrd) = request.initrd.as_ref().filter(|path| !path.is_file()) {
+        return Err(Error::refused("--initrd", initrd.display(), "is not a file"));
+    }
+    let _lock = hold(layout, &request.name)?;
+    let work = layout.image_work(&request.name);
+    crate::fs::remove_tree(&work)?;
+    fs::create_dir_all(&work).context("create folder", work.display())?;
+    let paths = Layout::image_in(work.clone());
+    let filled = fill(request, &paths, built_at)
+        .and_then(|manifest| publish(layout, &request.name, &work, &manifest).map(|()| manifest));
+    if filled.is_err() {
+        crate::fs::remove_tree(&work)?;
+    }
+    filled
+}
+
+fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<Manifest> {
+    let needed = space::allocated_bytes(&request.rootfs)?;
+    let free = space::free_bytes(&paths.dir)?;
+    if needed > free {
+        return Err(Error::new("import", request.rootfs.display().to_string())
+            .kind(Kind::HostNotReady)
+            .because(format!(
+                "{} MiB are needed under {} and {} are free",
+                needed >> 20,
+                paths.dir.display(),
+                free >> 20
+            )));
+    }
+    let mut from = vec![(&request.kernel, &paths.vmlinuz), (&request.rootfs, &paths.rootfs)];
+    if let Some(initrd) = &request.initrd {
+        from.push((initrd, &paths.initrd));
+    }
+    for (source, target) in from {
+        crate::disk::copy_sparse(source, target)?;
+    }
+    let elf = unpack_kernel(paths)?;
+    Ok(Manifest {
+        format: FORMAT,
+        name: request.name.to_string(),
+        built_at: built_at.to_owned(),
+        system: "imported".to_owned(),
+        mirror: None,
+        openclaw: None,
+        node: None,
+        docker: false,
+        browser: false,
+        boot: Boot {
+            kernel: "vmlinuz".to_owned(),
+            kernel_elf: elf.then(|| "vmlinux".to_owned()),
+            initrd: request.initrd.as_ref().map(|_| "initrd.img".to_owned()),
+            cmdline: record_defaults::CMDLINE.to_owned(),
+        },
+        files: checksums(&paths.dir)?,
+        packages: BTreeMap::new(),
+        npm: BTreeMap::new(),
+    })
+}
+
+/// Puts the ELF kernel beside the packed one; whether there is one.
+pub fn unpack_kernel(paths: &ImagePaths) -> Result<bool> {
+    let packed = fs::read(&paths.vmlinuz).context("read", paths.vmlinuz.display())?;
+    let Some(elf) = super::kernel::to_elf(&packed)? else { return Ok(false) };
+    fs::write(&paths.vmlinux, elf).context("write", paths.vmlinux.display())?;
+    Ok(true)
+}
+
+/// The checksums of an image's files.
+pub fn checksums(dir: &Path) -> Result<BTreeMap<String, ImageFile>> {
+    let mut files = BTreeMap::new();
+    for name in ["initrd.img", "rootfs.ext4", "vmlinux", "vmlinuz"] {
+        let path = dir.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let mut hasher = Sha256::new();
+        let mut file = File::open(&path).context("read", path.display())?;
+        let bytes = io::copy(&mut file, &mut hasher).context("read", path.display())?;
+        let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        files.insert(name.to_owned(), ImageFile { sha256, bytes });
+    }
+    Ok(files)
+}
+
+/// Makes a finished folder the image: one rename, so that there is the old image or the new one. Instances keep links to the
+/// old one's files.
+pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manifest) -> Result<()> {
+    let text = serde_json::to_vec_pretty(manifest).context("render", "the manifest")?;
+    crate::fs::write(&work.join("manifest.json"), &text, 0o644)?;
+    for file in ["initrd.img", "rootfs.ext4", "vmlinux", "vmlinuz"].map(|file| work.join(file)) {
+        if file.exists() {
+            // The VMM's unprivileged user reads the kernel; nothing secret is in an image.
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644))
+                .context("set the mode of", file.display())?;
+            File::open(&file).and_then(|file| file.sync_all()).context("sync", file.display())?;
+        }
+    }
+    let paths = layout.image(name);
+    let old = layout.images_root.join(format!(".old-{name}"));
+    crate::fs::remove_tree(&old)?;
+    if paths.dir.exists() {
+        fs::rename(&paths.dir, &old).context("set aside", paths.dir.display())?;
+    }
+    fs::rename(work, &paths.dir).context("publish", paths.dir.display())?;
+    crate::fs::sync_dir(&layout.images_root)?;
+    crate::fs::remove_tree(&old)?;
+    if name.is_default() {
+        for link in top_links(layout, &paths) {
+            // A file that somebody put there by hand is theirs.
+            if link.top.exists() && !link.top.is_symlink() {
+                continue;
+            }
+            crate::fs::remove_file(&link.top)?;
+            if link.file.exists() {
+                symlink(Path::new(name.as_str()).join(link.name), &link.top)
+                    .context("link", link.top.display())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct TopLink {
+    name: &'static str,
+    top: PathBuf,
+    file: PathBuf,
+}
+
+/// The default image's files at the top of the folder, where the Bash fireclaw looks.
+fn top_links(layout: &Layout, paths: &ImagePaths) -> Vec<TopLink> {
+    let top = layout.top_image();
+    vec![
+        TopLink { name: "vmlinux", top: top.vmlinux, file: paths.vmlinux.clone() },
+        TopLink { name: "rootfs.ext4", top: top.rootfs, file: paths.rootfs.clone() },
+        TopLink { name: "initrd.img", top: top.initrd, file: paths.initrd.clone() },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world() -> (tempfile::TempDir, Layout, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout {
+            state_root: dir.path().join("state"),
+            images_root: dir.path().join("images"),
+            ..Layout::default()
+        };
+        let kernel = dir.path().join("kernel");
+        let mut elf = b"\x7fELF".to_vec();
+        elf.resize(4096, 7);
+        fs::write(&kernel, elf).unwrap();
+        let rootfs = dir.path().join("rootfs");
+        File::create(&rootfs).unwrap().set_len(8 << 20).unwrap();
+        crate::exec::Exec::check(
+            &crate::exec::SystemExec::default(),
+            crate::exec::Cmd::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(&rootfs),
+        )
+        .unwrap();
+        (dir, layout, kernel, rootfs)
+    }
+
+    #[test]
+    fn an_image_is_imported_listed_replaced_and_removed() {
+        let (_dir, layout, kernel, rootfs) = world();
+        let request = ImportRequest { name: ImageName::default(), kernel, rootfs, initrd: None };
+        for _ in 0..2 {
+            let manifest = import(&layout, &request, "2026-01-01T00:00:00Z").unwrap();
+            assert_eq!(manifest.files.len(), 3);
+        }
+        let rows = list(&layout).unwrap();
+        assert_eq!((rows.len(), rows[0].name.as_str(), &rows[0].error), (1, "default", &None));
+        assert_eq!(fs::read_link(layout.top_image().vmlinux).unwrap(), Path::new("default/vmlinux"));
+        assert_eq!(inspect(&layout, &request.name).unwrap().boot.kernel_elf.as_deref(), Some("vmlinux"));
+        remove(&layout, &request.name).unwrap();
+        assert_eq!(crate::fs::names(&layout.images_root).unwrap(), Vec::<String>::new());
+        assert_eq!(remove(&layout, &request.name).unwrap_err().get_kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_refused_import_leaves_nothing() {
+        let (_dir, layout, kernel, rootfs) = world();
+        for (kernel, rootfs) in [(&rootfs, &rootfs), (&kernel, &kernel)] {
+            let request = ImportRequest {
+                name: ImageName::default(),
+                kernel: kernel.clone(),
+                rootfs: rootfs.clone(),
+                initrd: None,
+            };
+            assert_eq!(import(&layout, &request, "now").unwrap_err().get_kind(), Kind::Refused);
+        }
+        assert!(!layout.images_root.exists());
+    }
+
+    #[test]
+    fn a_damaged_image_is_a_row() {
+        let (_dir, layout, ..) = world();
+        fs::create_dir_all(layout.images_root.join("broken")).unwrap();
+        fs::write(layout.images_root.join("broken/manifest.json"), "{").unwrap();
+        assert!(list(&layout).unwrap()[0].error.is_some());
+    }
+}

@@ -1,0 +1,64 @@
+//! The real [`Network`]: this machine's, or the namespace's of the calling thread. Changes links, settings and firewall
+//! through `link`, `tap` and `nft`.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use fireclaw_core::{
+    error::Result,
+    id::{BridgeName, InstanceId, TapName},
+    spec::NetworkSpec,
+};
+
+use super::{Network, Port, bridge, port, sockets};
+use crate::{exec::Exec, link::Netlink, nft};
+
+/// This machine's network.
+#[derive(Clone)]
+pub struct SystemNetwork {
+    exec: Arc<dyn Exec>,
+}
+
+impl SystemNetwork {
+    /// `exec` runs `nft`; everything else is done by system calls.
+    pub fn new(exec: Arc<dyn Exec>) -> Self {
+        Self { exec }
+    }
+}
+
+impl Network for SystemNetwork {
+    fn links(&self) -> Result<BTreeSet<String>> {
+        Ok(Netlink::open()?.links()?.into_iter().map(|link| link.name).collect())
+    }
+
+    fn listening_ports(&self) -> Result<BTreeSet<u16>> {
+        sockets::listening()
+    }
+
+    fn ensure_bridge(&self, network: &NetworkSpec) -> Result<()> {
+        bridge::ensure(&Netlink::open()?, network)
+    }
+
+    fn remove_bridge(&self, name: &BridgeName) -> Result<()> {
+        bridge::remove(&Netlink::open()?, name)
+    }
+
+    fn attach(&self, network: &NetworkSpec, port: &Port) -> Result<()> {
+        port::attach(&Netlink::open()?, network, port)
+    }
+
+    fn detach(&self, instance: &InstanceId, tap: &TapName) -> Result<()> {
+        port::detach(&Netlink::open()?, instance, tap)
+    }
+
+    fn install_firewall(&self, ruleset: &str) -> Result<()> {
+        nft::install(&*self.exec, ruleset)
+    }
+
+    fn remove_firewall(&self) -> Result<()> {
+        nft::remove(&*self.exec)
+    }
+
+    fn has_firewall(&self) -> Result<bool> {
+        nft::is_installed(&*self.exec)
+    }
+}

@@ -1,0 +1,143 @@
+//! `cargo xtask ci`: every check and test in one run, with what was left out in the last lines. Starts cargo and the
+//! package manager.
+
+use std::time::Instant;
+
+use fireclaw_core::error::{Error, Result};
+
+use crate::{e2e, say, shell};
+
+/// Debian packages that the tests need beside what the product installs itself: a program to find them by, and the
+/// package. The kernel objects that our code makes are checked by these other programs.
+const PACKAGES: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("mke2fs", "e2fsprogs"),
+    ("mcopy", "mtools"),
+    ("blkid", "util-linux"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("socat", "socat"),
+    ("curl", "curl"),
+    ("gcc", "gcc"),
+    ("man", "man-db"),
+];
+
+/// One check.
+struct Check {
+    name: &'static str,
+    run: fn() -> Result<bool>,
+}
+
+const CHECKS: &[Check] = &[
+    Check { name: "format", run: || cargo(&["fmt", "--all", "--check"]) },
+    Check {
+        name: "lints",
+        run: || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+    },
+    Check {
+        name: "dependencies",
+        run: || cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]),
+    },
+    Check { name: "tests", run: || cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]) },
+    Check {
+        name: "release build",
+        run: || cargo(&["build", "--release", "--locked", "--package", "fireclaw"]),
+    },
+];
+
+/// Runs everything. `Ok(false)` when a check failed.
+pub fn run(fast: bool) -> Result<bool> {
+    let begun = Instant::now();
+    install()?;
+    let mut skipped = vec![
+        "real_openclaw, 3 tests: they need a folder with OpenClaw (FIRECLAW_TEST_OPENCLAW); the end-to-end cases prove the same in a VM".to_owned(),
+        "long end-to-end cases: listed above; `cargo xtask e2e --all` runs them".to_owned(),
+    ];
+    let mut rows = Vec::new();
+    for check in CHECKS {
+        say::head(check.name);
+        let at = Instant::now();
+        let ok = (check.run)()?;
+        rows.push((check.name, ok, at.elapsed().as_secs()));
+        // What does not build cannot be tested; the other checks go on, to show all at once.
+        if !ok && check.name == "release build" {
+            break;
+        }
+    }
+    advisories(&mut rows, &mut skipped)?;
+    if fast {
+        skipped.push("end to end: left out by --fast".to_owned());
+    } else {
+        let at = Instant::now();
+        let ok = e2e::run(&e2e::Options::default())?;
+        rows.push(("end to end", ok, at.elapsed().as_secs()));
+    }
+    say::head("summary");
+    for (name, ok, seconds) in &rows {
+        say::line(&format!("{} {name:<16} {seconds:>5} s", if *ok { "ok  " } else { "FAIL" }));
+    }
+    for reason in &skipped {
+        say::line(&format!("skip {reason}"));
+    }
+    say::line(&format!("{} s in all", begun.elapsed().as_secs()));
+    Ok(rows.iter().all(|(_, ok, _)| *ok))
+}
+
+fn cargo(args: &[&str]) -> Result<bool> {
+    shell::attach("cargo", args)
+}
+
+/// The advisory database is fetched from the net, and without it there is nothing to compare with.
+fn advisories(rows: &mut Vec<(&'static str, bool, u64)>, skipped: &mut Vec<String>) -> Result<()> {
+    say::head("advisories");
+    let at = Instant::now();
+    let reachable =
+        shell::ask("git", &["ls-remote", "--exit-code", "https://github.com/RustSec/advisory-db", "HEAD"])
+            .is_ok_and(|output| output.status.success());
+    if reachable {
+        rows.push((
+            "advisories",
+            cargo(&["deny", "--log-level", "error", "check", "advisories"])?,
+            at.elapsed().as_secs(),
+        ));
+    } else {
+        say::line("the advisory database cannot be reached from here");
+        skipped.push("advisories: the database at github.com cannot be reached from here".to_owned());
+    }
+    Ok(())
+}
+
+/// Installs what the checks need and the machine lacks.
+fn install() -> Result<()> {
+    say::head("tools");
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(program, _)| !shell::has(program)).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        say::line(&format!("installing {}", missing.join(" ")));
+        let mut args =
+            vec!["-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"];
+        args.extend(&missing);
+        let done = shell::attach("apt-get", &["-q", "update"])?
+            && shell::attach(
+                "env",
+                &[&["DEBIAN_FRONTEND=noninteractive", "apt-get"], args.as_slice()].concat(),
+            )?;
+        if !done {
+            return Err(Error::new("install", missing.join(" ")).because("apt-get failed"));
+        }
+    }
+    for (subcommand, package) in [("nextest", "cargo-nextest"), ("deny", "cargo-deny")] {
+        let there = shell::attach("cargo", &[subcommand, "--version"])?;
+        if !there && !cargo(&["install", "--locked", "--target", host_triple(), package])? {
+            return Err(Error::new("install", package).because("cargo install failed"));
+        }
+    }
+    Ok(())
+}
+
+/// `cargo install` would take the workspace's target setting; any target does for a tool.
+fn host_triple() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" }
+}

@@ -1,0 +1,166 @@
+//! The tests' internet: one host in a network namespace of its own, with a provider's stand-in and a container registry. Makes
+//! links in the tests' namespace and a process that holds the other one.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Child,
+    time::Duration,
+};
+
+use clap::Args;
+use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_host::exec::{Cmd, handover};
+use fireclaw_testkit::{http::Received, oci::Layout, provider::Provider, registry::Registry};
+
+use super::world::{World, ensure};
+use crate::shell;
+
+/// The address of the one host that there is (TEST-NET-3: documentation, public to the firewall's rules).
+pub const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// The provider's port.
+pub const PROVIDER: u16 = 8080;
+/// The registry's port.
+pub const REGISTRY: u16 = 5000;
+/// What the provider answers.
+pub const ANSWER: &str = "The crab has landed.";
+
+/// The stand-ins, as a program.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Where the requests are recorded, and where an OCI layout may appear
+    #[arg(long)]
+    dir: PathBuf,
+}
+
+/// The other namespace; it goes with its process.
+pub struct Internet {
+    process: Child,
+    /// Where the stand-ins record and look.
+    pub dir: PathBuf,
+}
+
+impl Internet {
+    /// Makes the namespace, the link to it and its addresses, and waits until its services answer.
+    pub fn open(root: &Path) -> Result<Self> {
+        let dir = root.join("internet");
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).context("create folder", dir.display())?;
+        let log = std::fs::File::create(dir.join("log")).context("create", "a log")?;
+        let program = std::env::current_exe().context("find", "this program")?;
+        let cmd =
+            Cmd::new("unshare").args(["--net", "--"]).arg(program).args(["internet", "--dir"]).arg(&dir);
+        let process = handover::spawn(&cmd, Some(&log))?;
+        let pid = process.id().to_string();
+        let internet = Self { process, dir };
+        shell::must("ip", &["link", "set", "lo", "up"])?;
+        shell::must("ip", &["link", "add", "inet0", "type", "veth", "peer", "name", "inet1"])?;
+        // The process has its namespace once unshare has run.
+        fireclaw_host::wait::until(
+            &fireclaw_host::wait::Requirement {
+                description: "the internet's namespace".into(),
+                deadline: Duration::from_secs(10),
+                hint: String::new(),
+            },
+            &fireclaw_host::interrupt::Interrupt::default(),
+            || {
+                let ours = std::fs::read_link("/proc/self/ns/net");
+                let theirs = std::fs::read_link(format!("/proc/{pid}/ns/net"));
+                match (ours, theirs) {
+                    (Ok(ours), Ok(theirs)) if ours != theirs => fireclaw_host::wait::Probed::Ready(()),
+                    _ => fireclaw_host::wait::Probed::NotYet("not separate yet".into()),
+                }
+            },
+        )?;
+        shell::must("ip", &["link", "set", "inet1", "netns", &pid])?;
+        shell::must("ip", &["address", "add", "203.0.113.1/24", "dev", "inet0"])?;
+        shell::must("ip", &["link", "set", "inet0", "up"])?;
+        shell::must("ip", &["route", "add", "default", "via", &HOST.to_string()])?;
+        let there = |args: &[&str]| {
+            let mut all = vec!["--target", &pid, "--net", "ip"];
+            all.extend(args);
+            shell::must("nsenter", &all)
+        };
+        there(&["link", "set", "lo", "up"])?;
+        for address in ["203.0.113.10/24", "192.168.77.10/24", "169.254.169.254/32"] {
+            there(&["address", "add", address, "dev", "inet1"])?;
+        }
+        there(&["link", "set", "inet1", "up"])?;
+        there(&["route", "add", "172.30.0.0/24", "via", "203.0.113.1"])?;
+        internet.wait(PROVIDER)?;
+        internet.wait(REGISTRY)?;
+        Ok(internet)
+    }
+
+    fn wait(&self, port: u16) -> Result<()> {
+        let requirement = fireclaw_host::wait::Requirement {
+            description: format!("the stand-in on port {port}"),
+            deadline: Duration::from_secs(20),
+            hint: format!("see {}", self.dir.join("log").display()),
+        };
+        fireclaw_host::wait::until(&requirement, &fireclaw_host::interrupt::Interrupt::default(), || {
+            match TcpStream::connect_timeout(&SocketAddr::from((HOST, port)), Duration::from_millis(300)) {
+                Ok(_) => fireclaw_host::wait::Probed::Ready(()),
+                Err(error) => fireclaw_host::wait::Probed::NotYet(error.to_string()),
+            }
+        })
+    }
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The first case: nothing but the tests' own host can be reached from here. Looks at the routing table only: a packet to a
+/// real network is what must not be.
+pub fn is_closed(_: &mut World) -> Result<()> {
+    let links = shell::must("ip", &["-o", "link"])?;
+    for line in links.lines() {
+        let known = ["lo:", "inet0@", "fc-e2e0:", "fc-e2e0@"].iter().any(|name| line.contains(name))
+            || line.contains(": t");
+        ensure(known, || format!("a link that is not ours: {line}"))?;
+    }
+    let routes = shell::must("ip", &["route", "show", "default"])?;
+    ensure(routes.trim() == "default via 203.0.113.10 dev inet0", || {
+        format!("another default route: {routes}")
+    })?;
+    let six = shell::must("ip", &["-6", "route", "show", "default"])?;
+    ensure(six.trim().is_empty(), || format!("an IPv6 default route: {six}"))
+}
+
+/// A request as the cases look at it: path, key, body.
+fn recorded_line(request: &Received) -> String {
+    let key = request.header("x-api-key").unwrap_or("none");
+    format!("{} {}\nkey: {key}\n{}", request.method, request.path, String::from_utf8_lossy(&request.body))
+}
+
+/// Serves until it is killed. Runs in the internet's own namespace.
+pub fn serve(options: &Options) -> Result<()> {
+    let provider =
+        Provider::start((Ipv4Addr::UNSPECIFIED, PROVIDER), ANSWER).context("serve", "the provider")?;
+    let layout = Layout::create(&options.dir.join("registry")).context("make", "the registry's layout")?;
+    let registry =
+        Registry::start((Ipv4Addr::UNSPECIFIED, REGISTRY), layout).context("serve", "the registry")?;
+    let forever = fireclaw_host::wait::Requirement {
+        description: "the end of the tests".into(),
+        deadline: Duration::from_hours(2),
+        hint: String::new(),
+    };
+    let mut recorded = 0;
+    fireclaw_host::wait::until::<()>(&forever, &fireclaw_host::interrupt::Interrupt::default(), || {
+        let requests = provider.requests();
+        if requests.len() > recorded {
+            recorded = requests.len();
+            let text: Vec<_> = requests.iter().map(recorded_line).collect();
+            let text = text.join("\n");
+            if let Err(error) = std::fs::write(options.dir.join("requests"), text) {
+                return fireclaw_host::wait::Probed::Never(Error::new("record", "requests").source(error));
+            }
+        }
+        fireclaw_host::wait::Probed::NotYet(String::new())
+    })
+    .map(|()| drop(registry))
+}

@@ -1,0 +1,217 @@
+//! The end-to-end tests: this build of fireclaw, a real VM, a real OpenClaw, every command, bad input, and a kill -9 in the
+//! middle. Runs as root in a network namespace of its own, whose only neighbour is the tests' internet.
+//!
+//! The image is built outside of it, from the package registries. Everything else has no route to any real network.
+
+mod agent;
+mod bash;
+mod cli;
+mod crash;
+mod docker;
+mod faults;
+mod guest;
+pub mod internet;
+mod lifecycle;
+mod setup;
+mod traces;
+mod world;
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::Args;
+use fireclaw_core::error::{Context, Error, Result};
+
+use self::world::World;
+use crate::{say, shell};
+
+/// What to run.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Options {
+    /// Only the cases whose names contain one of these
+    pub only: Vec<String>,
+    /// The program under test [default: target/…/release/fireclaw, built first]
+    #[arg(long)]
+    pub fireclaw: Option<PathBuf>,
+    /// Where state, instances and images go [default: target/e2e]
+    #[arg(long)]
+    pub root: Option<PathBuf>,
+    /// The long cases too
+    #[arg(long)]
+    pub all: bool,
+    /// Leave instances and logs behind
+    #[arg(long)]
+    pub keep: bool,
+    /// This process is inside the namespace already
+    #[arg(long, hide = true)]
+    pub inside: bool,
+}
+
+/// One case: a name, and what it does. Cases share the VM that `setup` makes and run in this order.
+pub struct Case {
+    name: &'static str,
+    /// Whether later cases make no sense when this one fails.
+    base: bool,
+    /// Runs with `--all` or by name only; said in the last lines.
+    long: bool,
+    run: fn(&mut World) -> Result<()>,
+}
+
+const fn case(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
+    Case { name, base: false, long: false, run }
+}
+
+const fn long(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
+    Case { name, base: false, long: true, run }
+}
+
+const fn base(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
+    Case { name, base: true, long: false, run }
+}
+
+/// All cases, in order. What needs no VM comes first.
+fn cases() -> Vec<Case> {
+    vec![
+        base("the internet of the tests is closed", internet::is_closed),
+        case("doctor reports", cli::doctor),
+        case("image list and inspect", cli::images),
+        case("image import and remove", cli::import_and_remove),
+        case("refused values", cli::refused_values),
+        case("refused files", cli::refused_files),
+        case("dry runs change nothing", cli::dry_runs),
+        case("completions and man pages", cli::completions_and_man),
+        case("a full disk leaves nothing", faults::full_disk),
+        case("kill -9 of setup before the guest", crash::setup_before_the_guest),
+        case("Ctrl-C of setup leaves nothing", crash::interrupted_setup),
+        base("setup", setup::setup),
+        case("a second setup of the same id", setup::second_setup),
+        case("health through the proxy", setup::health),
+        case("list and status", setup::list_and_status),
+        case("token", setup::token),
+        case("logs", lifecycle::logs),
+        case("shell", guest::shell),
+        case("values arrive byte for byte", guest::values),
+        case("the guest is walled in", guest::walls),
+        case("a whole agent turn", agent::turn),
+        case("provision changes settings and keeps hand edits", guest::provision),
+        case("provision refuses without changing", guest::provision_refused),
+        long("kill -9 of provision", crash::provision),
+        case("the VM is killed and comes back", faults::vm_killed),
+        case("the supervisor is killed and replaced", faults::supervisor_killed),
+        case("the guest powers itself off", faults::powered_off),
+        case("start", lifecycle::start),
+        case("graceful stop", lifecycle::stop),
+        long("the guest's SSH is gone", faults::ssh_gone),
+        long("stop without SSH", lifecycle::stop_without_ssh),
+        long("kill -9 of stop", crash::stop),
+        long("an instance of the Bash fireclaw", bash::takes_over),
+        case("a damaged record among good ones", faults::damaged_record),
+        case("kill -9 of destroy", crash::destroy),
+        long("kill -9 of setup in the guest's part", crash::setup_in_the_guest),
+        long("the Docker runtime", docker::runtime),
+        case("destroy", lifecycle::destroy_all),
+    ]
+}
+
+/// Runs the cases. `Ok(false)` when one failed.
+pub fn run(options: &Options) -> Result<bool> {
+    if options.inside {
+        return inside(options);
+    }
+    if !nix_is_root() {
+        return Err(Error::new("run", "the end-to-end tests")
+            .because("they need root")
+            .hint("run them as root"));
+    }
+    say::head("end to end: the program and its image");
+    let world = World::new(options)?;
+    if options.fireclaw.is_none() {
+        let built = shell::attach("cargo", &["build", "--release", "--locked", "--package", "fireclaw"])?;
+        if !built {
+            return Err(Error::new("build", "fireclaw"));
+        }
+    }
+    let begun = Instant::now();
+    world.run_shown(&["doctor", "--fix", "--quiet"])?;
+    let there = world.ask(&["image", "inspect", "default"])?.status.success();
+    if !there && !world.run_shown(&["image", "build"])? {
+        return Err(Error::new("build", "the base image"));
+    }
+    say::line(&format!("image ready after {} s", begun.elapsed().as_secs()));
+    let program = std::env::current_exe().context("find", "this program")?;
+    let mut args: Vec<String> = vec![
+        "--net".into(),
+        "--mount".into(),
+        "--".into(),
+        program.display().to_string(),
+        "e2e".into(),
+        "--inside".into(),
+    ];
+    args.extend(["--fireclaw".to_owned(), world.program.display().to_string()]);
+    args.extend(["--root".to_owned(), world.root.display().to_string()]);
+    for (flag, given) in [("--keep", options.keep), ("--all", options.all)] {
+        if given {
+            args.push(flag.into());
+        }
+    }
+    args.extend(options.only.iter().cloned());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    shell::attach("unshare", &args)
+}
+
+fn nix_is_root() -> bool {
+    shell::ask("id", &["-u"]).is_ok_and(|output| output.text() == "0")
+}
+
+fn inside(options: &Options) -> Result<bool> {
+    let mut world = World::new(options)?;
+    world.internet = Some(internet::Internet::open(&world.root)?);
+    let before = traces::Traces::take(&world)?;
+    let mut rows = Vec::new();
+    let mut broken = None;
+    let mut skipped = Vec::new();
+    for case in cases() {
+        let named = options.only.iter().any(|part| case.name.contains(part));
+        if case.long && !options.all && !named {
+            skipped.push(case.name);
+            continue;
+        }
+        if !case.base && !options.only.is_empty() && !named {
+            continue;
+        }
+        if let Some(base) = broken {
+            rows.push((case.name, Some(format!("not run: `{base}` failed")), 0));
+            continue;
+        }
+        say::head(case.name);
+        let begun = Instant::now();
+        let result = (case.run)(&mut world).err().map(|error| error.one_line());
+        if let Some(error) = &result {
+            say::line(&format!("FAILED: {error}"));
+            world.collect(case.name);
+            if case.base {
+                broken = Some(case.name);
+            }
+        }
+        rows.push((case.name, result, begun.elapsed().as_secs()));
+    }
+    if !options.keep {
+        world.clear();
+        let left = before.left_behind(&world)?;
+        let verdict = (!left.is_empty()).then(|| left.join("; "));
+        rows.push(("nothing is left behind", verdict, 0));
+    }
+    say::head("end to end");
+    for (name, error, seconds) in &rows {
+        let mark = if error.is_none() { "ok  " } else { "FAIL" };
+        say::line(&format!("{mark} {name:<48} {seconds:>5} s"));
+        if let Some(error) = error {
+            say::line(&format!("     {error}"));
+        }
+    }
+    for name in &skipped {
+        say::line(&format!("skip {name}: takes minutes; `cargo xtask e2e --all` runs it"));
+    }
+    let failed = rows.iter().filter(|(_, error, _)| error.is_some()).count();
+    say::line(&format!("{} passed, {failed} failed, {} skipped", rows.len() - failed, skipped.len()));
+    Ok(failed == 0)
+}

@@ -1,0 +1,36 @@
+//! Programs with our own terminal, and small questions to the system. Starts programs through `host::exec`.
+
+use std::{path::PathBuf, time::Duration};
+
+use fireclaw_core::error::{Error, Result};
+use fireclaw_host::exec::{Cmd, Exec, Output, SystemExec, handover};
+
+/// The workspace's folder.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, PathBuf::from)
+}
+
+/// Runs a program on our own output; `Ok(true)` when it succeeds.
+pub fn attach(program: &str, args: &[&str]) -> Result<bool> {
+    let cmd = Cmd::new(program).inherit_env().args(args).cwd(root());
+    Ok(handover::attach(&cmd)? == 0)
+}
+
+/// Runs a program and gives what it said; any status.
+pub fn ask(program: &str, args: &[&str]) -> Result<Output> {
+    SystemExec::default().run(Cmd::new(program).args(args).deadline(Duration::from_mins(2)))
+}
+
+/// Runs a program that must succeed and gives its standard output.
+pub fn must(program: &str, args: &[&str]) -> Result<String> {
+    let output = ask(program, args)?;
+    if output.status.success() {
+        return Ok(output.text());
+    }
+    Err(Error::new("run", format!("{program} {}", args.join(" "))).because(output.last_words()))
+}
+
+/// Whether a program is there.
+pub fn has(program: &str) -> bool {
+    SystemExec::default().which(program).is_some()
+}
