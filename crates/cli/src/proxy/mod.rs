@@ -79,6 +79,7 @@ pub fn serve(spec: &ProxySpec, ready: impl FnOnce(), note: impl Fn(&str) + 'stat
         if let Some((uid, gid)) = spec.user {
             confine::give_up_root(uid, gid)?;
         }
+        fireclaw_host::memory::release_start_pages();
         ready();
         let told = async {
             tokio::select! {

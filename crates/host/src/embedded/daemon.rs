@@ -38,6 +38,7 @@ use crate::{
     fs,
     interrupt::Interrupt,
     lock::{self, Lock},
+    memory,
     proc::ProcessId,
     supervisor::{Service, State},
     wait::{Probed, Requirement, until},
@@ -92,6 +93,7 @@ pub fn supervise(
         unasked_until: Some(now + UNASKED),
         ending: false,
     };
+    memory::release_start_pages();
     daemon.run()?;
     fs::remove_file(&daemon.setup.files.socket)
 }
