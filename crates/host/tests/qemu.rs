@@ -1,5 +1,6 @@
-//! A real QEMU, with a guest of forty bytes: it greets on the console, waits for its power button and powers off. Shows
-//! that our command line is taken, that QEMU runs as the VM's user in its sandbox, and that its control socket works.
+//! A real QEMU, with guests of a few bytes: they greet on the console; one reboots, waits for its power button and powers off.
+//! Shows that our command line is taken, that QEMU runs as the VM's user in its sandbox, that its control socket works,
+//! and that both formats of kernels boot. Tried on QEMU 7.2 and 10.0.
 //! Needs root, `ip` and the Debian package `qemu-system-x86`. Emulated, so it runs anywhere.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
@@ -38,18 +39,20 @@ struct Machine {
 }
 
 /// Boots the guest in a network namespace of this thread's own.
-fn boot() -> Machine {
+fn boot(kernel: &[u8]) -> Machine {
     let dir = tempfile::tempdir().unwrap();
     // Closed to QEMU's user, as an instance's folder is.
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
     let at = |name: &str| dir.path().join(name);
-    fs::write(at("vmlinux"), guest()).unwrap();
+    fs::write(at("vmlinux"), kernel).unwrap();
     for name in ["rootfs.ext4", "seed.img"] {
         fs::write(at(name), [0; 4096]).unwrap();
         fs::set_permissions(at(name), PermissionsExt::from_mode(0o600)).unwrap();
     }
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
-    SystemExec::default().check(Cmd::new("ip").args(["tuntap", "add", "ttest2", "mode", "tap"])).unwrap();
+    for tap in ["ttest2", "ttest3"] {
+        SystemExec::default().check(Cmd::new("ip").args(["tuntap", "add", tap, "mode", "tap"])).unwrap();
+    }
     let ip = Ipv4Addr::new(172, 16, 0, 2);
     let spec = VmSpec {
         id: "my-bot_2".parse().unwrap(),
@@ -72,13 +75,16 @@ fn boot() -> Machine {
         kvm: false,
     };
     let vmm = Qemu::new(Arc::new(SystemExec::default())).unwrap();
-    let launch = vmm.prepare(&spec).unwrap();
+    let child = start(&vmm, &spec, &at("console.log"));
+    Machine { dir, spec, vmm, child }
+}
+
+fn start(vmm: &Qemu, spec: &VmSpec, console: &Path) -> Child {
+    let launch = vmm.prepare(spec).unwrap();
     for fd in &launch.keep {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     }
-    let log = File::create(at("console.log")).unwrap();
-    let child = handover::spawn(&launch.cmd, Some(&log)).unwrap();
-    Machine { dir, spec, vmm, child }
+    handover::spawn(&launch.cmd, Some(&File::create(console).unwrap())).unwrap()
 }
 
 impl Machine {
@@ -86,8 +92,11 @@ impl Machine {
         fs::read_to_string(self.dir.path().join("console.log")).unwrap()
     }
 
-    fn wait_for_hello(&mut self) {
-        self.wait("the guest's greeting", |this| this.console().contains(HELLO).then_some(()));
+    /// Waits until the guest greeted so many times.
+    fn wait_for_hello(&mut self, times: usize) {
+        self.wait("the guest's greeting", |this| {
+            (this.console().matches(HELLO).count() >= times).then_some(())
+        });
     }
 
     fn wait_for_end(&mut self) -> ExitStatus {
@@ -121,9 +130,9 @@ impl Drop for Machine {
 }
 
 #[test]
-fn a_guest_boots_unprivileged_pauses_and_ends_by_its_power_button() {
-    let mut machine = boot();
-    machine.wait_for_hello();
+fn a_guest_boots_unprivileged_reboots_in_place_pauses_and_ends_by_its_power_button() {
+    let mut machine = boot(&elf_guest());
+    machine.wait_for_hello(2);
     assert_eq!(machine.status_field("Uid:"), "64000 64000 64000 64000");
     assert_eq!(machine.status_field("Gid:"), "64000 64000 64000 64000");
     assert_eq!(machine.status_field("Groups:"), "");
@@ -151,8 +160,8 @@ fn a_guest_boots_unprivileged_pauses_and_ends_by_its_power_button() {
 
 #[test]
 fn a_killed_vmm_ends_by_the_signal_and_a_new_one_takes_its_place() {
-    let mut machine = boot();
-    machine.wait_for_hello();
+    let mut machine = boot(&elf_guest());
+    machine.wait_for_hello(2);
     machine.child.kill().unwrap();
     assert_eq!(machine.wait_for_end().signal(), Some(9));
     assert!(machine.spec.api_sock.exists(), "nobody cleaned up");
@@ -163,10 +172,29 @@ fn a_killed_vmm_ends_by_the_signal_and_a_new_one_takes_its_place() {
 
 #[test]
 fn a_vmm_can_be_told_to_end_at_once() {
-    let mut machine = boot();
-    machine.wait_for_hello();
+    let mut machine = boot(&elf_guest());
+    machine.wait_for_hello(2);
     Qmp::connect(&machine.spec.api_sock, Duration::from_secs(2)).unwrap().quit().unwrap();
     assert_eq!(machine.wait_for_end().code(), Some(0));
+}
+
+/// Even where the socket does not tell: the disk is locked.
+#[test]
+fn a_second_vmm_on_the_same_disk_ends_at_once() {
+    let mut machine = boot(&elf_guest());
+    machine.wait_for_hello(2);
+    let (sock, console) = (machine.dir.path().join("other.sock"), machine.dir.path().join("other.log"));
+    let other = VmSpec { api_sock: sock, tap: "ttest3".parse().unwrap(), ..machine.spec.clone() };
+    let status = start(&machine.vmm, &other, &console).wait().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let said = fs::read_to_string(console).unwrap();
+    assert!(said.contains("Failed to get") && said.contains("lock"), "{said}");
+    assert!(machine.child.try_wait().unwrap().is_none(), "the first one runs on");
+}
+
+#[test]
+fn a_kernel_as_distributions_pack_it_boots_too() {
+    boot(&packed_guest()).wait_for_hello(1);
 }
 
 fn left(dir: &Path) -> Vec<String> {
@@ -182,26 +210,39 @@ const EVENTS: u32 = 0xfea0_0000;
 /// Its sleep control register; this value is "enter S5", power-off.
 const SLEEP_CONTROL: u32 = EVENTS + 0x200;
 const ENTER_S5: u8 = 0x34;
+/// Its reset register, and the value that resets.
+const RESET: u32 = EVENTS + 0x202;
+const DO_RESET: u8 = 0x42;
+/// Memory that nothing is loaded to: what the guest leaves there is still there after a reset.
+const MEMO: u32 = 0x30_0000;
+const WAS_HERE: u32 = 0x600d;
 
-/// A 32-bit ELF file with one segment of code and the note by which a PVH loader finds its entry.
-fn guest() -> Vec<u8> {
+/// A 32-bit ELF file with one segment of code and the note by which a PVH loader finds its entry. The code greets, resets
+/// the machine the first time, and then waits for the power button.
+fn elf_guest() -> Vec<u8> {
     const HEADERS: u32 = 52 + 2 * 32;
     const NOTE: u32 = 12 + 4 + 4;
+    const CODE: u32 = 68;
     let entry = BASE + HEADERS + NOTE;
     let mut code = Vec::new();
-    let text_at = entry + 41;
-    code.push(0xbe); // mov esi, text
-    code.extend(text_at.to_le_bytes());
-    code.extend([0x66, 0xba, 0xf8, 0x03]); // mov dx, COM1
-    code.extend([0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8]); // next: lodsb; test al, al; jz wait; out dx, al; jmp next
-    code.push(0xa1); // wait: mov eax, [EVENTS]
-    code.extend(EVENTS.to_le_bytes());
-    code.extend([0xa8, 0x02, 0x74, 0xf7]); // test al, 2; jz wait
-    code.extend([0xc6, 0x05]); // mov byte [SLEEP_CONTROL], ENTER_S5
-    code.extend(SLEEP_CONTROL.to_le_bytes());
-    code.push(ENTER_S5);
-    code.extend([0xf4, 0xeb, 0xfd]); // end: hlt; jmp end
-    code.resize(41, 0x90);
+    let mut put = |opcode: &[u8], words: &[u32], rest: &[u8]| {
+        code.extend(opcode);
+        words.iter().for_each(|word| code.extend(word.to_le_bytes()));
+        code.extend(rest);
+    };
+    put(&[0xbe], &[entry + CODE], &[]); // mov esi, text
+    put(&[0x66, 0xba, 0xf8, 0x03], &[], &[]); // mov dx, COM1
+    put(&[0xac, 0x84, 0xc0, 0x74, 0x03], &[], &[]); // next: lodsb; test al, al; jz said
+    put(&[0xee, 0xeb, 0xf8], &[], &[]); // out dx, al; jmp next
+    put(&[0x81, 0x3d], &[MEMO, WAS_HERE], &[]); // said: cmp [MEMO], WAS_HERE
+    put(&[0x74, 0x14], &[], &[]); // je wait
+    put(&[0xc7, 0x05], &[MEMO, WAS_HERE], &[]); // mov [MEMO], WAS_HERE
+    put(&[0xc6, 0x05], &[RESET], &[DO_RESET]); // mov byte [RESET], DO_RESET
+    put(&[0xf4, 0xeb, 0xfd], &[], &[]); // hlt
+    put(&[0xa1], &[EVENTS], &[0xa8, 0x02, 0x74, 0xf7]); // wait: mov eax, [EVENTS]; test al, 2; jz wait
+    put(&[0xc6, 0x05], &[SLEEP_CONTROL], &[ENTER_S5]); // mov byte [SLEEP_CONTROL], ENTER_S5
+    put(&[0xf4, 0xeb, 0xfd], &[], &[]); // hlt
+    assert_eq!(code.len(), CODE as usize);
     code.extend(HELLO.bytes());
     code.push(0);
 
@@ -218,4 +259,25 @@ fn guest() -> Vec<u8> {
     elf.extend([word(4), word(4), word(18), b"Xen\0".to_vec(), word(entry)].concat());
     elf.extend(code);
     elf
+}
+
+/// A bzImage whose 16-bit setup code greets and halts.
+fn packed_guest() -> Vec<u8> {
+    let mut image = vec![0; 2048];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]); // one sector of setup code behind the first
+    put(0x1f4, &64_u32.to_le_bytes()); // the rest, in paragraphs
+    put(0x1fe, &[0x55, 0xaa]);
+    put(0x200, &[0xeb, 0x66]); // jmp 0x268
+    put(0x202, b"HdrS");
+    put(0x206, &0x020c_u16.to_le_bytes()); // protocol 2.12
+    put(0x211, &[1]); // the rest is loaded high
+    put(0x214, &BASE.to_le_bytes());
+    put(0x22c, &0x7fff_ffff_u32.to_le_bytes()); // highest address of an initrd
+    put(0x238, &2047_u32.to_le_bytes()); // longest command line
+    put(0x268, &[0xbe, 0x80, 0x02, 0xba, 0xf8, 0x03]); // mov si, 0x280; mov dx, COM1
+    put(0x26e, &[0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8]); // next: lodsb; test al, al; jz end; out dx, al; jmp next
+    put(0x276, &[0xf4, 0xeb, 0xfd]); // end: hlt; jmp end
+    put(0x280, HELLO.as_bytes());
+    image
 }

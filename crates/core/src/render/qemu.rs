@@ -93,12 +93,12 @@ pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
 
 fn machine(vm: &QemuArgs<'_>, args: &mut Args) {
     match vm.arch {
-        // Without option ROMs the small boot firmware (qboot) hands over to the kernel directly. ACPI carries the devices,
-        // the power button, power-off and reset. PIT and PIC stay on: without KVM a kernel does not boot without them.
-        Arch::X86_64 => args.option(
-            "-M",
-            "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on,pit=on,pic=on,pcie=off,usb=off",
-        ),
+        // ACPI carries the devices, the power button, power-off and reset. PIT and PIC stay on: without KVM a kernel does
+        // not boot without them. Option ROMs stay on, too: through one the firmware boots the kernel, and QEMU 10 knows no
+        // other way.
+        Arch::X86_64 => {
+            args.option("-M", "microvm,acpi=on,isa-serial=on,rtc=on,pit=on,pic=on,pcie=off,usb=off")
+        }
         Arch::Aarch64 => args.option("-M", "virt,gic-version=max,acpi=off"),
     };
     if vm.kvm {
