@@ -227,7 +227,9 @@ fn elf_guest() -> Vec<u8> {
     let mut code = Vec::new();
     let mut put = |opcode: &[u8], words: &[u32], rest: &[u8]| {
         code.extend(opcode);
-        words.iter().for_each(|word| code.extend(word.to_le_bytes()));
+        for word in words {
+            code.extend(word.to_le_bytes());
+        }
         code.extend(rest);
     };
     put(&[0xbe], &[entry + CODE], &[]); // mov esi, text

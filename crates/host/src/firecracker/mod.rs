@@ -38,6 +38,9 @@ use crate::{
 /// How long Firecracker may take to answer: it answers in milliseconds, or it hangs.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// How long a program may take to print its version, on a host that is busy starting VMs.
+const VERSION: Duration = Duration::from_secs(20);
+
 /// The first version that boots a kernel as distributions pack it; older ones take an ELF file only.
 const BZIMAGE_SINCE: Version = Version { major: 1, minor: 17, patch: 0 };
 
@@ -78,7 +81,7 @@ impl Firecracker {
             let path = find_program(&*self.exec, program)?;
             // The jailer names the jail after the file at the end of all symlinks.
             let path = std::fs::canonicalize(&path).unwrap_or(path);
-            let said = self.exec.check(Cmd::new(&path).arg("--version").deadline(ANSWER))?.text();
+            let said = self.exec.check(Cmd::new(&path).arg("--version").deadline(VERSION))?.text();
             let version = Version::in_text(&said)
                 .ok_or_else(|| Error::new("read the version of", path.display().to_string()))?;
             Ok::<_, Error>((path, version))
