@@ -7,8 +7,12 @@
 
 use std::{
     fs::{self, File},
+    io::Read,
     net::Ipv4Addr,
-    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, process::ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Child, ExitStatus},
     sync::Arc,
@@ -75,16 +79,16 @@ fn boot(kernel: &[u8]) -> Machine {
         kvm: false,
     };
     let vmm = Qemu::new(Arc::new(SystemExec::default())).unwrap();
-    let child = start(&vmm, &spec, &at("console.log"));
+    let child = start(&vmm, &spec, &File::create(at("console.log")).unwrap());
     Machine { dir, spec, vmm, child }
 }
 
-fn start(vmm: &Qemu, spec: &VmSpec, console: &Path) -> Child {
+fn start(vmm: &Qemu, spec: &VmSpec, console: &File) -> Child {
     let launch = vmm.prepare(spec).unwrap();
     for fd in &launch.keep {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     }
-    handover::spawn(&launch.cmd, Some(&File::create(console).unwrap())).unwrap()
+    handover::spawn(&launch.cmd, Some(console)).unwrap()
 }
 
 impl Machine {
@@ -185,11 +189,29 @@ fn a_second_vmm_on_the_same_disk_ends_at_once() {
     machine.wait_for_hello(2);
     let (sock, console) = (machine.dir.path().join("other.sock"), machine.dir.path().join("other.log"));
     let other = VmSpec { api_sock: sock, tap: "ttest3".parse().unwrap(), ..machine.spec.clone() };
-    let status = start(&machine.vmm, &other, &console).wait().unwrap();
+    let status = start(&machine.vmm, &other, &File::create(&console).unwrap()).wait().unwrap();
     assert_eq!(status.code(), Some(1));
     let said = fs::read_to_string(console).unwrap();
     assert!(said.contains("Failed to get") && said.contains("lock"), "{said}");
     assert!(machine.child.try_wait().unwrap().is_none(), "the first one runs on");
+}
+
+/// A supervisor that is killed takes the reading end of the console with it.
+#[test]
+fn a_guest_whose_console_nobody_reads_any_more_runs_on() {
+    let mut machine = boot(&elf_guest());
+    machine.child.kill().unwrap();
+    machine.child.wait().unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    machine.child = start(&machine.vmm, &machine.spec, &File::from(OwnedFd::from(writer)));
+    reader.read_exact(&mut [0; HELLO.len()]).unwrap();
+    drop(reader);
+    // Its second greeting goes nowhere. A button pressed while it resets is lost, so it is pressed until it is seen.
+    let status = machine.wait("the end of QEMU", |this| {
+        let _ = this.vmm.press_power_button(&this.spec.api_sock);
+        this.child.try_wait().unwrap()
+    });
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]
