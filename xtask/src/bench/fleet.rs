@@ -8,7 +8,6 @@ use fireclaw_core::{
     state::InstanceRecord,
 };
 use fireclaw_host::exec::{Cmd, Exec as _, SystemExec};
-use nix::sys::resource::{UsageWho, getrusage};
 
 use super::start::{ms, timed};
 
@@ -39,19 +38,16 @@ pub fn run(program: &Path) -> Result<String> {
     let (best, list) = timed(20, || cmd(&["list"]))?;
     let (_, json) = timed(20, || cmd(&["list", "--json"]))?;
     let (_, status) = timed(20, || cmd(&["status", "bot-100"]))?;
-    // The largest of all children that this process has waited for; the commands above are the only ones that grow.
-    let memory = getrusage(UsageWho::RUSAGE_CHILDREN).context("measure", "memory")?.max_rss();
     let children = children_of(&cmd(&["list"]).line(), &state, &dir.join("fc"));
     fs::remove_dir_all(&dir).context("remove", dir.display())?;
     let bash = f64::from(MANY) * BASH_SECONDS;
     let ratio = bash / list.as_secs_f64();
     Ok(format!(
-        "## {MANY} instances, none running\n\n| what | figure | at most |\n|---|---|---|\n| `list`, median of 20 (best {}) | {} | 150 ms |\n| `list --json` | {} | 150 ms |\n| `status ID` | {} | 150 ms |\n| resident memory at most, of all of these | {:.1} MB | 30 MB |\n| processes that `list` starts | {children} | 0 |\n| the Bash fireclaw's `list` (30.3 s with ten, one after another: {BASH_SECONDS} s each) | {bash:.0} s, {ratio:.0} times as long | |\n",
+        "## {MANY} instances, none running\n\n| what | figure | at most |\n|---|---|---|\n| `list`, median of 20 (best {}) | {} | 150 ms |\n| `list --json` | {} | 150 ms |\n| `status ID` | {} | 150 ms |\n| processes that `list` starts | {children} | 0 |\n| the Bash fireclaw's `list` (30.3 s with ten, one after another: {BASH_SECONDS} s each) | {bash:.0} s, {ratio:.0} times as long | |\n",
         ms(best),
         ms(list),
         ms(json),
         ms(status),
-        f64::from(i32::try_from(memory).unwrap_or(i32::MAX)) / 1000.0,
     ))
 }
 
