@@ -35,16 +35,31 @@ const CHECKS: &[Check] = &[
     Check { name: "format", run: || cargo(&["fmt", "--all", "--check"]) },
     Check {
         name: "lints",
-        run: || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+        run: || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
     },
     Check {
         name: "dependencies",
         run: || cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]),
     },
-    Check { name: "tests", run: || cargo(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]) },
+    Check {
+        name: "tests",
+        run: || {
+            cargo(&[
+                "nextest",
+                "run",
+                "--workspace",
+                "--locked",
+                "--no-fail-fast",
+                "--cargo-quiet",
+                "--show-progress=none",
+                "--status-level=fail",
+                "--final-status-level=fail",
+            ])
+        },
+    },
     Check {
         name: "release build",
-        run: || cargo(&["build", "--release", "--locked", "--package", "fireclaw"]),
+        run: || cargo(&["build", "--release", "--locked", "--quiet", "--package", "fireclaw"]),
     },
 ];
 

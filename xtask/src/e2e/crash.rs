@@ -48,7 +48,7 @@ fn signal_at(world: &World, id: &str, args: &[&str], lines: usize, signal: Signa
     }
     let _ = child.wait();
     let last = fs::read_to_string(&journal).unwrap_or_default();
-    say::line(&format!(
+    say::detail(&format!(
         "  {signal} after: {}",
         last.lines().last().unwrap_or("(no journal)").chars().take(80).collect::<String>()
     ));
@@ -130,7 +130,7 @@ pub fn provision(world: &mut World) -> Result<()> {
         let model = format!("anthropic/killed-{lines}");
         let hit = signal_at(world, ID, &["provision", ID, "--model", &model], lines, Signal::SIGKILL)?;
         if !hit {
-            say::line("    it had ended");
+            say::detail("    it had ended");
         }
         same("the VM", &world.status(ID)?["vm"], &Value::from("active"))?;
         same("rows", &world.json(&["list", "--json"])?.as_array().map(Vec::len), &Some(1))?;

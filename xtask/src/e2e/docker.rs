@@ -25,7 +25,7 @@ pub fn runtime(world: &mut World) -> Result<()> {
     let tree = container_tree(world)?;
     publish(&tree, &dir.join("registry"))?;
     let _ = std::fs::remove_dir_all(&tree);
-    say::line(&format!("    container image made in {} s", begun.elapsed().as_secs()));
+    say::detail(&format!("    container image made in {} s", begun.elapsed().as_secs()));
     let registry = format!("{}:{}", internet::HOST, internet::REGISTRY);
     // The registry speaks plain HTTP, which the host's configuration allows by name. The file is ours alone: this
     // process has a mount namespace of its own.

@@ -126,7 +126,7 @@ pub fn provision(world: &mut World) -> Result<()> {
     let pid = world.guest(&format!("systemctl show -p MainPID --value openclaw-{ID}.service"))?;
     let begun = std::time::Instant::now();
     world.ok(&["provision", ID])?;
-    say::line(&format!("    a provision without changes took {:.1} s", begun.elapsed().as_secs_f64()));
+    say::detail(&format!("    a provision without changes took {:.1} s", begun.elapsed().as_secs_f64()));
     let again = world.guest(&format!("systemctl show -p MainPID --value openclaw-{ID}.service"))?;
     same("the gateway's process", &again, &pid)
 }

@@ -41,6 +41,9 @@ pub struct Options {
     /// Leave instances and logs behind
     #[arg(long)]
     pub keep: bool,
+    /// Show what every case does, not only the failed ones
+    #[arg(long, short)]
+    pub verbose: bool,
     /// This process is inside the namespace already
     #[arg(long, hide = true)]
     pub inside: bool,
@@ -148,7 +151,7 @@ pub fn run(options: &Options) -> Result<bool> {
     ];
     args.extend(["--fireclaw".to_owned(), world.program.display().to_string()]);
     args.extend(["--root".to_owned(), world.root.display().to_string()]);
-    for (flag, given) in [("--keep", options.keep), ("--all", options.all)] {
+    for (flag, given) in [("--keep", options.keep), ("--all", options.all), ("--verbose", options.verbose)] {
         if given {
             args.push(flag.into());
         }
@@ -162,7 +165,11 @@ fn nix_is_root() -> bool {
     shell::ask("id", &["-u"]).is_ok_and(|output| output.text() == "0")
 }
 
+/// How much of what a failed case did is shown.
+const SHOWN_DETAILS: usize = 60;
+
 fn inside(options: &Options) -> Result<bool> {
+    say::verbose(options.verbose);
     let mut world = World::new(options)?;
     world.internet = Some(internet::Internet::open(&world.root)?);
     let before = traces::Traces::take(&world)?;
@@ -182,17 +189,25 @@ fn inside(options: &Options) -> Result<bool> {
             rows.push((case.name, Some(format!("not run: `{base}` failed")), 0));
             continue;
         }
-        say::head(case.name);
+        if options.verbose {
+            say::head(case.name);
+        }
         let begun = Instant::now();
         let result = (case.run)(&mut world).err().map(|error| error.one_line());
+        let seconds = begun.elapsed().as_secs();
         if let Some(error) = &result {
-            say::line(&format!("FAILED: {error}"));
             world.collect(case.name);
+            say::line(&format!("FAIL {:<48} {seconds:>5} s", case.name));
+            say::take_details(SHOWN_DETAILS).iter().for_each(|line| say::line(line));
+            say::line(&format!("     {error}"));
             if case.base {
                 broken = Some(case.name);
             }
+        } else {
+            say::take_details(0);
+            say::line(&format!("ok   {:<48} {seconds:>5} s", case.name));
         }
-        rows.push((case.name, result, begun.elapsed().as_secs()));
+        rows.push((case.name, result, seconds));
     }
     if !options.keep {
         world.clear();
@@ -200,11 +215,10 @@ fn inside(options: &Options) -> Result<bool> {
         let verdict = (!left.is_empty()).then(|| left.join("; "));
         rows.push(("nothing is left behind", verdict, 0));
     }
-    say::head("end to end");
+    say::head("end to end: what failed and what was left out");
     for (name, error, seconds) in &rows {
-        let mark = if error.is_none() { "ok  " } else { "FAIL" };
-        say::line(&format!("{mark} {name:<48} {seconds:>5} s"));
         if let Some(error) = error {
+            say::line(&format!("FAIL {name:<48} {seconds:>5} s"));
             say::line(&format!("     {error}"));
         }
     }

@@ -78,13 +78,13 @@ impl World {
         let begun = Instant::now();
         let output = SystemExec::default().run(cmd)?;
         let shown: String = shown.chars().take(110).collect();
-        say::line(&format!(
+        say::detail(&format!(
             "  $ fireclaw {shown}   [{} in {:.1} s]",
             output.code(),
             begun.elapsed().as_secs_f64()
         ));
         for line in String::from_utf8_lossy(&output.stderr).lines().filter(|line| !line.starts_with("ok ")) {
-            say::line(&format!("    {line}"));
+            say::detail(&format!("    {line}"));
         }
         Ok(output)
     }
@@ -190,13 +190,13 @@ impl World {
                 fs::read_to_string(from.join("console.log")).ok().filter(|text| !text.is_empty())
             {
                 let lines: Vec<&str> = text.lines().collect();
-                say::line(&format!("    last lines of {id}'s console:"));
+                say::detail(&format!("    last lines of {id}'s console:"));
                 for line in &lines[lines.len().saturating_sub(8)..] {
-                    say::line(&format!("      {line}"));
+                    say::detail(&format!("      {line}"));
                 }
             }
         }
-        say::line(&format!("    logs are in {}", to.display()));
+        say::detail(&format!("    logs are in {}", to.display()));
     }
 
     /// Removes every instance.
