@@ -35,7 +35,9 @@ const CHECKS: &[Check] = &[
     Check { name: "format", run: || cargo(&["fmt", "--all", "--check"]) },
     Check {
         name: "lints",
-        run: || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]),
+        run: || {
+            cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"])
+        },
     },
     Check {
         name: "dependencies",

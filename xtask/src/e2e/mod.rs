@@ -25,6 +25,7 @@ use self::world::World;
 use crate::{say, shell};
 
 /// What to run.
+#[allow(clippy::struct_excessive_bools)] // Each is a flag of the command line.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Options {
     /// Only the cases whose names contain one of these
@@ -198,7 +199,9 @@ fn inside(options: &Options) -> Result<bool> {
         if let Some(error) = &result {
             world.collect(case.name);
             say::line(&format!("FAIL {:<48} {seconds:>5} s", case.name));
-            say::take_details(SHOWN_DETAILS).iter().for_each(|line| say::line(line));
+            for line in say::take_details(SHOWN_DETAILS) {
+                say::line(&line);
+            }
             say::line(&format!("     {error}"));
             if case.base {
                 broken = Some(case.name);

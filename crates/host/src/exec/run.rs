@@ -221,6 +221,7 @@ impl From<SystemExec> for Box<dyn Exec> {
     }
 }
 
+#[cfg(any(test, feature = "fakes"))]
 /// An error for a program that the host lacks, before it is even tried.
 pub(crate) fn missing(program: &str) -> Error {
     Error::new("find", format!("program {program}"))

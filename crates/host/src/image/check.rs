@@ -8,24 +8,22 @@ use std::{
 
 use fireclaw_core::error::{Error, Result};
 
+use super::kernel::KernelKind;
 use crate::disk::ext4;
 
-/// Refuses a file that is no kernel: neither ELF nor the boot protocol of x86 nor an arm64 image.
+/// Refuses a file that is no kernel: neither ELF nor the boot protocol of x86 nor an arm64 image, plain or packed.
 pub fn check_kernel(path: &Path) -> Result<()> {
     let refused = |why: String| {
         Error::refused("kernel", path.display(), why)
             .hint("a kernel is a vmlinux (ELF) or a bzImage, such as /boot/vmlinuz-…")
     };
-    let mut file = File::open(path).map_err(|error| refused(error.to_string()))?;
-    let mut head = [0; 0x206];
-    file.read_exact(&mut head).map_err(|_| refused("is too short to be one".to_owned()))?;
-    let elf = head.starts_with(b"\x7fELF");
-    let bz_image = head[0x202..0x206] == *b"HdrS";
-    let arm64 = head[0x38..0x3c] == *b"ARM\x64";
-    if elf || bz_image || arm64 {
-        return Ok(());
+    let file = File::open(path).map_err(|error| refused(error.to_string()))?;
+    let mut head = Vec::new();
+    file.take(0x400).read_to_end(&mut head).map_err(|error| refused(error.to_string()))?;
+    match KernelKind::of(&head) {
+        Some(_) => Ok(()),
+        None => Err(refused("is neither ELF nor a bzImage".to_owned())),
     }
-    Err(refused("is neither ELF nor a bzImage".to_owned()))
 }
 
 /// Refuses a file that is no ext4 filesystem without a partition table.
@@ -60,13 +58,13 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             path
         };
-        let mut bz = vec![0; 0x300];
+        let mut bz = vec![0; 0x400];
         bz[0x202..0x206].copy_from_slice(b"HdrS");
-        let mut elf = vec![0; 0x300];
+        let mut elf = vec![0; 0x400];
         elf[..4].copy_from_slice(b"\x7fELF");
         check_kernel(&file("bz", &bz)).unwrap();
         check_kernel(&file("elf", &elf)).unwrap();
-        for bad in [file("text", &[b'x'; 0x300]), file("short", b"x"), dir.path().join("missing")] {
+        for bad in [file("text", &[b'x'; 0x400]), file("short", b"x"), dir.path().join("missing")] {
             let error = check_kernel(&bad).unwrap_err();
             assert_eq!(error.get_kind(), Kind::Refused);
             assert!(error.to_string().contains("kernel"), "{error}");

@@ -2,7 +2,7 @@
 //! builds the package mirrors.
 //!
 //! ```text
-//! fetch tools ─> root filesystem ─> OpenClaw ─> customise ─> warm caches ─> kernel ─> pack ─> publish
+//! fetch tools ─> root filesystem ─> OpenClaw ─> customise ─> initrd and kernel ─> warm caches ─> pack ─> publish
 //! ```
 //!
 //! Each step leaves a stamp keyed by what goes into it; the next run begins where the last one failed.
@@ -10,11 +10,16 @@
 mod build;
 mod check;
 mod customise;
+mod initrd;
 mod kernel;
 mod manifest;
 mod npm;
 mod recipe;
 mod store;
+mod tree;
+
+#[cfg(test)]
+mod seed_tests;
 
 use std::path::PathBuf;
 

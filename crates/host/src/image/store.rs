@@ -14,11 +14,13 @@ use fireclaw_core::{
     layout::{ImagePaths, Layout},
     state::record_defaults,
 };
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{
     check::{check_ext4, check_kernel},
+    kernel,
     manifest::{self, Boot, FORMAT, ImageFile, Manifest},
 };
 use crate::{disk::space, lock};
@@ -158,7 +160,7 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
     for (source, target) in from {
         crate::disk::copy_sparse(source, target)?;
     }
-    let elf = unpack_kernel(paths)?;
+    unpack_kernel(paths)?;
     Ok(Manifest {
         format: FORMAT,
         name: request.name.to_string(),
@@ -171,7 +173,7 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
         browser: false,
         boot: Boot {
             kernel: "vmlinuz".to_owned(),
-            kernel_elf: elf.then(|| "vmlinux".to_owned()),
+            kernel_elf: Some("vmlinux".to_owned()),
             initrd: request.initrd.as_ref().map(|_| "initrd.img".to_owned()),
             cmdline: record_defaults::CMDLINE.to_owned(),
         },
@@ -181,12 +183,15 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
     })
 }
 
-/// Puts the ELF kernel beside the packed one; whether there is one.
-pub fn unpack_kernel(paths: &ImagePaths) -> Result<bool> {
+/// Puts what every VMM starts beside the kernel as it was packed.
+pub fn unpack_kernel(paths: &ImagePaths) -> Result<()> {
     let packed = fs::read(&paths.vmlinuz).context("read", paths.vmlinuz.display())?;
-    let Some(elf) = super::kernel::to_elf(&packed)? else { return Ok(false) };
-    fs::write(&paths.vmlinux, elf).context("write", paths.vmlinux.display())?;
-    Ok(true)
+    let plain = kernel::unpack(&packed).map_err(|error| {
+        Error::new("unpack kernel", paths.vmlinuz.display().to_string())
+            .source(error)
+            .hint("give the ELF file `vmlinux` of that kernel instead")
+    })?;
+    fs::write(&paths.vmlinux, plain).context("write", paths.vmlinux.display())
 }
 
 /// The checksums of an image's files.
@@ -200,14 +205,13 @@ pub fn checksums(dir: &Path) -> Result<BTreeMap<String, ImageFile>> {
         let mut hasher = Sha256::new();
         let mut file = File::open(&path).context("read", path.display())?;
         let bytes = io::copy(&mut file, &mut hasher).context("read", path.display())?;
-        let sha256 = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = format!("{:x}", hasher.finalize());
         files.insert(name.to_owned(), ImageFile { sha256, bytes });
     }
     Ok(files)
 }
 
-/// Makes a finished folder the image: one rename, so that there is the old image or the new one. Instances keep links to the
-/// old one's files.
+/// Makes a finished folder the image: one rename, so that there is the old image or the new one. Instances have copies.
 pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manifest) -> Result<()> {
     let text = serde_json::to_vec_pretty(manifest).context("render", "the manifest")?;
     crate::fs::write(&work.join("manifest.json"), &text, 0o644)?;
@@ -220,14 +224,15 @@ pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manife
         }
     }
     let paths = layout.image(name);
-    let old = layout.images_root.join(format!(".old-{name}"));
-    crate::fs::remove_tree(&old)?;
     if paths.dir.exists() {
-        fs::rename(&paths.dir, &old).context("set aside", paths.dir.display())?;
+        // The old image goes where the new one was made, and from there away.
+        renameat_with(CWD, work, CWD, paths.dir.as_path(), RenameFlags::EXCHANGE)
+            .context("publish", paths.dir.display())?;
+    } else {
+        fs::rename(work, &paths.dir).context("publish", paths.dir.display())?;
     }
-    fs::rename(work, &paths.dir).context("publish", paths.dir.display())?;
     crate::fs::sync_dir(&layout.images_root)?;
-    crate::fs::remove_tree(&old)?;
+    crate::fs::remove_tree(work)?;
     if name.is_default() {
         for link in top_links(layout, &paths) {
             // A file that somebody put there by hand is theirs.

@@ -36,14 +36,20 @@ fn programs(work: PathBuf, broken: Arc<Mutex<Option<&'static str>>>) -> FakeExec
             let to = word_after(&line, "--output");
             let document = format!(r#"{{"dist":{{"tarball":"https://r/x.tgz","integrity":"{integrity}"}}}}"#);
             fs::write(to, if line.contains("x.tgz") { "tarball" } else { &document }).unwrap();
-        } else if line.starts_with("mmdebstrap") {
-            for dir in ["etc/ssh", "boot", "proc", "usr/local/bin", "tmp"] {
+        } else if line.contains("mmdebstrap") {
+            let modules = tree.join("usr/lib/modules/6.12");
+            for dir in ["etc/ssh", "boot", "proc", "usr/local/bin", "usr/bin", "tmp", "usr/lib/modules/6.12"]
+            {
                 fs::create_dir_all(tree.join(dir)).unwrap();
             }
             fs::write(tree.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
             fs::write(tree.join("boot/vmlinuz-6.12"), [b"\x7fELF".as_slice(), &[0; 64]].concat()).unwrap();
-        } else if line.contains("update-initramfs") {
-            fs::write(tree.join("boot/initrd.img-6.12"), "initrd").unwrap();
+            fs::write(tree.join("usr/bin/busybox"), "busybox").unwrap();
+            fs::write(modules.join("modules.dep"), "").unwrap();
+            let built_in = recipe::NEEDED_MODULES.iter().map(|name| format!("kernel/{name}.ko\n"));
+            fs::write(modules.join("modules.builtin"), built_in.collect::<String>()).unwrap();
+        } else if line.ends_with("openclaw.mjs --version") {
+            return Ok(Output::made(0, "OpenClaw 2026.9.6 (x)\n", ""));
         } else if line.contains("dpkg-query") {
             return Ok(Output::made(0, "systemd 257\nopenssh-server 1:10\n", ""));
         }
@@ -103,8 +109,9 @@ fn a_failed_step_is_where_the_next_run_begins() {
     for (part, step, before) in [
         ("mmdebstrap", "root filesystem", 1),
         ("npm-cli.js", "OpenClaw", 2),
+        ("npm-cli.js rebuild", "OpenClaw", 2),
+        ("openclaw.mjs --version", "OpenClaw", 2),
         ("useradd", "customise", 3),
-        ("update-initramfs", "initrd and kernel", 4),
         ("mke2fs", "pack", 6),
         ("dpkg-query", "publish", 7),
     ] {
@@ -130,13 +137,61 @@ fn another_request_does_again_what_depends_on_it() {
     *place.broken.lock().unwrap() = None;
     place.request.openclaw_version = "2026.9.7".to_owned();
     let (made, steps) = place.build();
-    made.unwrap();
-    assert_eq!(steps[0], "OpenClaw");
+    // What is installed says that it is another version than the one that was asked for.
+    assert!(made.unwrap_err().one_line().contains("2026.9.7"));
+    assert_eq!(steps, ["OpenClaw"]);
+    place.request.openclaw_version = "2026.9.6".to_owned();
+    place.request.docker = false;
+    let (made, steps) = place.build();
+    assert!(!made.unwrap().docker);
+    assert_eq!(steps[0], "root filesystem");
 }
 
 #[test]
+fn a_kernel_that_finds_no_disk_is_refused() {
+    let place = Place::new();
+    *place.broken.lock().unwrap() = Some("useradd");
+    place.build().0.unwrap_err();
+    *place.broken.lock().unwrap() = None;
+    let modules = place.layout.image_work(&place.request.name).join("tree/usr/lib/modules/6.12");
+    fs::write(modules.join("modules.builtin"), "").unwrap();
+    let (made, steps) = place.build();
+    assert!(made.unwrap_err().one_line().contains("virtio_mmio"));
+    assert_eq!(steps, ["customise", "initrd and kernel"]);
+}
+
+#[test]
+fn an_interruption_is_not_taken_for_a_gateway_that_does_not_come_up() {
+    let place = Place::new();
+    let interrupted = FakeExec::new({
+        let works = place.exec.clone();
+        move |cmd| {
+            if cmd.line().contains("gateway run") {
+                return Err(Error::new("finish", "the operation").kind(Kind::Interrupted));
+            }
+            works.run(Cmd::new(&cmd.program).args(&cmd.args))
+        }
+    });
+    let mut progress = Silent(Vec::new());
+    let made = build(&interrupted, &place.layout, &place.request, "now", &|_| None, &mut progress);
+    assert_eq!(made.unwrap_err().get_kind(), Kind::Interrupted);
+    let (made, steps) = place.build();
+    made.unwrap();
+    assert_eq!(steps[0], "warm caches");
+}
+
+#[test]
+fn a_request_that_cannot_be_built_touches_nothing() {
+    let mut place = Place::new();
+    place.request.suite = "woody".to_owned();
+    let (made, steps) = place.build();
+    assert_eq!(made.unwrap_err().get_kind(), Kind::Refused);
+    assert!(steps.is_empty() && place.exec.lines().is_empty());
+    assert!(!place.layout.images_root.exists());
+}
+#[test]
 fn a_gateway_that_does_not_warm_up_fails_no_build() {
     let place = Place::new();
-    *place.broken.lock().unwrap() = Some("unshare");
+    *place.broken.lock().unwrap() = Some("gateway run");
     place.build().0.unwrap();
 }
