@@ -146,7 +146,10 @@ mod tests {
             (limits.memory, limits.cpu, limits.tasks),
             (Bound::At(3 << 30), Bound::At(150), Bound::Off)
         );
-        assert_eq!((limits.io_weight, limits.io_read, limits.io_write), (Some(50), Some(100 << 20), Some(2048)));
+        assert_eq!(
+            (limits.io_weight, limits.io_read, limits.io_write),
+            (Some(50), Some(100 << 20), Some(2048))
+        );
     }
 
     #[test]

@@ -9,9 +9,9 @@
 //! [`Features`] says that it is known.
 
 mod sandbox;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::path::{Path, PathBuf};
 

@@ -3,18 +3,23 @@
 use super::*;
 use crate::spec::Limits;
 
-fn render(change: impl FnOnce(&mut Layout, &mut PathBuf, &mut ServiceSpec), features: Features) -> [String; 2] {
+fn render(
+    change: impl FnOnce(&mut Layout, &mut PathBuf, &mut ServiceSpec),
+    features: Features,
+) -> [String; 2] {
     let mut layout = Layout::default();
     let mut program = PathBuf::from("/usr/bin/fireclaw");
     let mut spec = ServiceSpec::small();
     change(&mut layout, &mut program, &mut spec);
     let defaults = Layout::default();
-    let environment: Vec<(String, String)> =
-        [("STATE_ROOT", &layout.state_root, defaults.state_root), ("FC_ROOT", &layout.fc_root, defaults.fc_root)]
-            .into_iter()
-            .filter(|(_, path, default)| *path != default)
-            .map(|(name, path, _)| (name.to_owned(), path.display().to_string()))
-            .collect();
+    let environment: Vec<(String, String)> = [
+        ("STATE_ROOT", &layout.state_root, defaults.state_root),
+        ("FC_ROOT", &layout.fc_root, defaults.fc_root),
+    ]
+    .into_iter()
+    .filter(|(_, path, default)| *path != default)
+    .map(|(name, path, _)| (name.to_owned(), path.display().to_string()))
+    .collect();
     let host = Host { layout: &layout, program: &program, environment: &environment, features };
     let id = "my-bot_2".parse().unwrap();
     [vm_unit(&host, &id, &spec), proxy_unit(&host, &id, &spec)]
