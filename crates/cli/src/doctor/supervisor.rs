@@ -6,6 +6,8 @@ use fireclaw_core::{
     spec::{ServiceSpec, SupervisorKind},
 };
 
+use fireclaw_host::systemd;
+
 use super::{Finding, Fix};
 use crate::app::App;
 
@@ -18,10 +20,17 @@ pub(super) fn check(app: &App) -> Finding {
         let fix = Fix::Command("set `supervisor` in /etc/fireclaw/config.toml to auto".to_owned());
         return Finding::bad("supervisor", detail, fix);
     }
+    if kind == SupervisorKind::Systemd && !systemd::has_bus() {
+        return Finding::bad(
+            "supervisor",
+            "systemd is told by D-Bus, and there is no bus",
+            Fix::Packages(vec!["dbus"]),
+        );
+    }
     match supervisors.of(kind).check() {
         Ok(detail) => Finding::good("supervisor", format!("{kind}: {detail}")),
         Err(error) => {
-            let fix = Fix::Command("systemctl status".to_owned());
+            let fix = Fix::Command("busctl status".to_owned());
             Finding::bad("supervisor", error.one_line(), fix)
         }
     }

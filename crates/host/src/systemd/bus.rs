@@ -1,7 +1,7 @@
 //! One connection to systemd's manager and the calls on it, each with a deadline. Speaks D-Bus on a socket that it is given.
 //!
-//! The interface is org.freedesktop.systemd1(5). As root systemd is reached by a socket of its own, without a bus in
-//! between and where no D-Bus daemon is installed; else by the system's bus.
+//! The interface is org.freedesktop.systemd1(5), on the system's bus. The socket of its own that systemd has beside is
+//! not for others, says systemd(1).
 
 use std::{
     collections::HashMap,
@@ -33,10 +33,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// Who is at the other end of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// systemd itself.
-    Manager,
     /// A bus on which systemd has its name.
     Bus,
+    /// The manager itself, with no bus in between.
+    #[cfg(test)]
+    Manager,
 }
 
 /// Why a call did not do what it was to do.
@@ -137,8 +138,11 @@ pub(super) struct Bus {
 
 impl Bus {
     pub(super) async fn open(stream: UnixStream, peer: Peer, patience: Duration) -> Result<Self, Trouble> {
-        let builder = Builder::unix_stream(stream);
-        let builder = if peer == Peer::Manager { builder.p2p() } else { builder };
+        let builder = match peer {
+            Peer::Bus => Builder::unix_stream(stream),
+            #[cfg(test)]
+            Peer::Manager => Builder::unix_stream(stream).p2p(),
+        };
         let connection = within(patience, builder.build()).await?;
         Ok(Self { connection, patience })
     }
@@ -220,11 +224,9 @@ impl Bus {
 
     /// Has a unit started or stopped, instead of what else is to be done with it.
     pub(super) async fn begin(&self, kind: JobKind, unit: &str) -> Result<Job, Trouble> {
-        // systemd's own socket sends signals unasked; a bus wants to be told. The stream comes first, so that no end is
-        // missed that comes before the answer.
-        if self.connection.is_bus() {
-            self.ask(PATH, MANAGER, "Subscribe", &()).await?;
-        }
+        // systemd sends signals while somebody wants them. The stream comes first, so that no end is missed that comes
+        // before the answer.
+        self.ask(PATH, MANAGER, "Subscribe", &()).await?;
         let rule = MatchRule::builder()
             .msg_type(message::Type::Signal)
             .interface(MANAGER)

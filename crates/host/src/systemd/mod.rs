@@ -40,13 +40,17 @@ use crate::{
 
 /// This exists where systemd is PID 1, see `sd_booted(3)`.
 const BOOTED: &str = "/run/systemd/system";
-/// Where systemd itself and the system's bus listen.
-const SOCKETS: [(&str, Peer); 2] =
-    [("/run/systemd/private", Peer::Manager), ("/run/dbus/system_bus_socket", Peer::Bus)];
+/// Where the system's bus listens; Debian's `dbus` or `dbus-broker` brings it.
+const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// A busy systemd reads its units for seconds; while it does it answers nobody.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// What only looks gives up earlier.
 const GLANCE: Duration = Duration::from_secs(5);
+
+/// Whether the bus is there by which systemd is told.
+pub fn has_bus() -> bool {
+    Path::new(SOCKET).exists()
+}
 
 /// Whether systemd is PID 1 of this host.
 pub fn is_booted() -> bool {
@@ -124,14 +128,10 @@ impl SystemdSupervisor {
 }
 
 fn open() -> IoResult<(UnixStream, Peer)> {
-    let mut last = IoError::other("there is no socket");
-    for (path, peer) in SOCKETS {
-        match UnixStream::connect(path) {
-            Ok(stream) => return Ok((stream, peer)),
-            Err(error) => last = IoError::new(error.kind(), format!("{path}: {error}")),
-        }
+    match UnixStream::connect(SOCKET) {
+        Ok(stream) => Ok((stream, Peer::Bus)),
+        Err(error) => Err(IoError::new(error.kind(), format!("{SOCKET}: {error}"))),
     }
-    Err(last)
 }
 
 /// Turns trouble into an error with the next thing to do.
@@ -146,9 +146,9 @@ fn explain(trouble: Trouble, operation: &'static str, what: impl std::fmt::Displ
         Trouble::Refused(..) if trouble.is_no_such_unit() => {
             error.source(trouble).hint("`fireclaw doctor --fix` writes units that are missing")
         }
-        Trouble::Lost(_) => {
-            error.kind(Kind::HostNotReady).source(trouble).hint("see whether `systemctl status` answers")
-        }
+        Trouble::Lost(_) => error.kind(Kind::HostNotReady).source(trouble).hint(
+            "see whether `busctl status` answers; `fireclaw doctor --fix` installs a bus that is missing",
+        ),
         Trouble::Slow(_) => error.source(trouble).hint("see what systemd works on: `systemctl list-jobs`"),
         Trouble::Refused(..) => error.source(trouble),
     }

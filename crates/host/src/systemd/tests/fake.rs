@@ -147,6 +147,7 @@ impl FakeSystemd {
         let unknown = "org.freedesktop.systemd1.NoSuchUnit";
         match method.as_str() {
             "Get" => connection.reply(&header, &Variant::from("252.38-1~deb12u1")).await.ok()?,
+            "Subscribe" => connection.reply(&header, &()).await.ok()?,
             "Reload" => {
                 self.reload();
                 connection.reply(&header, &()).await.ok()?;

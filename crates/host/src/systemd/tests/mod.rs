@@ -118,8 +118,8 @@ fn a_start_that_fails_says_why() {
         (Fault::UnitVanishes, "its unit file is gone"),
         (Fault::Refuse("StartUnit", "org.freedesktop.systemd1.UnitMasked"), "systemctl unmask"),
         (Fault::Refuse("EnableUnitFiles", "org.freedesktop.DBus.Error.AccessDenied"), "injected"),
-        (Fault::Close("StartUnit"), "systemctl status"),
-        (Fault::NoConnection, "systemctl status"),
+        (Fault::Close("StartUnit"), "busctl status"),
+        (Fault::NoConnection, "busctl status"),
     ] {
         let world = installed();
         world.systemd.fail(fault.clone());
