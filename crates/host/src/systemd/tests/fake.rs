@@ -25,6 +25,8 @@ pub(super) enum Fault {
     Ignore(&'static str),
     /// The next job ends with this result, and its unit in this state.
     JobEnds(&'static str, &'static str),
+    /// The next job ends well, and nobody is told: systemd was replaced.
+    JobEndsUnheard,
     /// The next job never ends.
     JobHangs,
     /// The next job's unit is gone before it ends.
@@ -246,6 +248,10 @@ impl FakeSystemd {
         let (under_way, after) = if start { ("activating", "active") } else { ("deactivating", "inactive") };
         self.set(name, under_way, "success", 0);
         if self.fault(|fault| *fault == Fault::JobHangs).is_some() {
+            return Some(());
+        }
+        if self.fault(|fault| *fault == Fault::JobEndsUnheard).is_some() {
+            self.set(name, after, "success", 0);
             return Some(());
         }
         if self.fault(|fault| *fault == Fault::UnitVanishes).is_some() {
