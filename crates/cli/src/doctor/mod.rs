@@ -2,11 +2,13 @@
 //! asks the required ones, `--fix` and `--yes` mend. Looks at the host; changes it only in [`mend`].
 
 mod checks;
+pub mod firecracker;
 mod packages;
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
     report::DoctorCheck,
+    spec::release::Source,
 };
 pub use packages::{Need, QEMU};
 
@@ -19,6 +21,8 @@ pub enum Fix {
     None,
     /// Packages of the distribution.
     Packages(Vec<&'static str>),
+    /// Firecracker and its jailer, from a release.
+    Firecracker(Source),
     /// Our firewall tables, rendered anew.
     Firewall,
     /// A command that the user runs: we do not decide this for them.
@@ -59,7 +63,7 @@ impl Finding {
         let fix = match &self.fix {
             Fix::None => None,
             Fix::Packages(packages) => Some(format!("apt-get install {}", packages.join(" "))),
-            Fix::Firewall => Some("fireclaw doctor --fix".to_owned()),
+            Fix::Firewall | Fix::Firecracker(_) => Some("fireclaw doctor --fix".to_owned()),
             Fix::Command(command) => Some(command.clone()),
         };
         DoctorCheck {
@@ -74,12 +78,19 @@ impl Finding {
 
 /// Looks at the whole host for the given needs.
 pub fn examine(app: &App, needs: &[Need]) -> Vec<Finding> {
+    examine_with(app, needs, None)
+}
+
+/// Looks at the whole host. `from` is where the user wants Firecracker from, whichever is there.
+pub fn examine_with(app: &App, needs: &[Need], from: Option<&Source>) -> Vec<Finding> {
     let mut findings = vec![checks::root(), checks::platform()];
-    findings.extend(needs.iter().map(|need| packages::check(app, *need)));
+    findings.extend(
+        needs.iter().filter(|need| **need != Need::Firecracker).map(|need| packages::check(app, *need)),
+    );
     findings.extend([
         checks::tun(),
         checks::kvm(),
-        checks::firecracker(app),
+        firecracker::check(app, needs.contains(&Need::Firecracker), from),
         checks::memory(app),
         checks::space(app),
         checks::forwarding(app),
@@ -99,6 +110,15 @@ pub fn mend(app: &App, findings: &[Finding], watch: &mut dyn Observer) -> Result
         .flatten()
         .copied()
         .collect();
+    let releases: Vec<(&Finding, &Source)> =
+        findings
+            .iter()
+            .filter(|finding| !finding.ok)
+            .filter_map(|finding| {
+                if let Fix::Firecracker(source) = &finding.fix { Some((finding, source)) } else { None }
+            })
+            .collect();
+    wanted.extend(releases.iter().flat_map(|(_, source)| firecracker::packages(app, source)));
     wanted.sort_unstable();
     wanted.dedup();
     if !wanted.is_empty() {
@@ -106,6 +126,13 @@ pub fn mend(app: &App, findings: &[Finding], watch: &mut dyn Observer) -> Result
     }
     if findings.iter().any(|finding| !finding.ok && finding.fix == Fix::Firewall) {
         crate::steps::reinstall_firewall(app)?;
+    }
+    for (finding, source) in releases {
+        match firecracker::install(app, source, watch) {
+            // QEMU runs VMs too: the host is as good as before.
+            Err(error) if !finding.required => watch.warn(&error.one_line()),
+            done => done?,
+        }
     }
     Ok(())
 }

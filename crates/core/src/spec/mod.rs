@@ -1,6 +1,7 @@
 //! What a user says: values, settings and requests, parsed and checked before anything is done. Touches nothing.
 
 pub mod network;
+pub mod release;
 pub mod request;
 pub mod settings;
 pub mod value;
