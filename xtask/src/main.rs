@@ -3,6 +3,8 @@
 mod bench;
 mod ci;
 mod dist;
+#[cfg(test)]
+mod documents;
 mod e2e;
 mod say;
 mod shell;

@@ -10,6 +10,8 @@ mod npm;
 use std::{fs, path::PathBuf};
 
 use clap::Args;
+#[cfg(test)]
+pub use content::man_pages;
 use fireclaw_core::{
     error::{Context, Error, Result},
     spec::Arch,
