@@ -26,9 +26,11 @@ pub fn in_markdown(text: &str) -> Vec<Mention> {
     // `None` outside, else whether the block is one of commands.
     let mut fence: Option<bool> = None;
     let mut begun = (0, String::new());
+    let mut paragraph = Paragraph::default();
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
         if let Some(kind) = line.trim_start().strip_prefix("```") {
+            found.extend(paragraph.end());
             fence =
                 if fence.is_some() { None } else { Some(matches!(kind.trim(), "bash" | "sh" | "console")) };
             continue;
@@ -47,10 +49,51 @@ pub fn in_markdown(text: &str) -> Vec<Mention> {
                 begun.1.clear();
             }
             Some(false) => {}
-            None => found.extend(spans(number, line)),
+            None if line.trim().is_empty() => found.extend(paragraph.end()),
+            None => paragraph.push(number, line),
         }
     }
+    found.extend(paragraph.end());
     found
+}
+
+/// Lines that belong together: a span may begin on one and end on the next.
+#[derive(Default)]
+struct Paragraph {
+    lines: Vec<(usize, String)>,
+}
+
+impl Paragraph {
+    fn push(&mut self, number: usize, line: &str) {
+        self.lines.push((number, line.trim().to_owned()));
+    }
+
+    /// The spans of all lines so far that name a command or begin with a flag.
+    fn end(&mut self) -> Vec<Mention> {
+        let mut found = Vec::new();
+        // The span that is open, and the line on which it began.
+        let mut open: Option<(usize, String)> = None;
+        for (number, line) in self.lines.drain(..) {
+            for (index, part) in line.split('`').enumerate() {
+                if index > 0 {
+                    open = match open.take() {
+                        Some((begun, span)) => {
+                            found.extend(span_mentions(begun, span.trim()));
+                            None
+                        }
+                        None => Some((number, String::new())),
+                    };
+                }
+                if let Some((_, span)) = &mut open {
+                    span.push_str(part);
+                }
+            }
+            if let Some((_, span)) = &mut open {
+                span.push(' ');
+            }
+        }
+        found
+    }
 }
 
 /// Spans in backticks of a page as clap renders it.
@@ -85,9 +128,14 @@ pub fn in_source(text: &str) -> Vec<Mention> {
         numbered.push((first, joined.replace("\\n", " ").replace("\\\"", "\"")));
     }
     let mut found = Vec::new();
+    let mut comment = Paragraph::default();
     for (number, line) in &numbered {
-        // Without what belongs to rustdoc: a span that is a path of ours, not a command.
-        found.extend(spans(*number, line));
+        if let Some(words) = line.trim_start().strip_prefix("//") {
+            comment.push(*number, words.trim_start_matches(['/', '!']));
+        } else {
+            found.extend(comment.end());
+            found.extend(spans(*number, line));
+        }
         if let Some((_, hint)) = line.split_once("hint(") {
             found.extend(
                 hint.split(|c: char| {
@@ -98,6 +146,7 @@ pub fn in_source(text: &str) -> Vec<Mention> {
             );
         }
     }
+    found.extend(comment.end());
     found
 }
 
@@ -105,18 +154,18 @@ fn is_flag(word: &str) -> bool {
     word.strip_prefix("--").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase()))
 }
 
-/// The spans of a line that name a command or begin with a flag.
-fn spans(number: usize, line: &str) -> Vec<Mention> {
-    let mut found = Vec::new();
-    for span in line.split('`').skip(1).step_by(2) {
-        let span = span.trim();
-        if is_flag(span) {
-            found.push(Mention::new(number, span, false));
-        } else {
-            found.extend(commands(span).map(|command| Mention::new(number, &command, false)));
-        }
+fn span_mentions(number: usize, span: &str) -> Vec<Mention> {
+    if is_flag(span) {
+        return vec![Mention::new(number, span, false)];
     }
-    found
+    commands(span).map(|command| Mention::new(number, &command, false)).collect()
+}
+
+/// The spans of one line.
+fn spans(number: usize, line: &str) -> Vec<Mention> {
+    let mut alone = Paragraph::default();
+    alone.push(number, line);
+    alone.end()
 }
 
 /// Our commands in a line of shell: after `sudo` and variables, and between pipes and the like.
@@ -214,15 +263,16 @@ mod tests {
 
     #[test]
     fn blocks_are_whole_commands_and_spans_need_not_be() {
-        let text = "Say `fireclaw setup` or `--yes`.\n```bash\nfireclaw stop \\\n  my-bot\n```\n```text\nfireclaw x\n```\n";
+        let text = "Say `fireclaw\nsetup` or `--yes`.\n```bash\nfireclaw stop \\\n  my-bot\n```\n```text\nfireclaw x\n```\n";
         let found = in_markdown(text);
         assert_eq!(texts(&found), ["fireclaw setup", "--yes", "fireclaw stop   my-bot"]);
-        assert_eq!((found[0].complete, found[2].complete, found[2].line), (false, true, 3));
+        assert_eq!((found[0].complete, found[2].complete, found[2].line), (false, true, 4));
     }
 
     #[test]
     fn texts_over_several_lines_and_hints_are_read() {
-        let text = "x.hint(\"run `fireclaw \\\n    doctor --fix`, or --vmm qemu\")\n// see `fireclaw list`\n";
+        let text =
+            "x.hint(\"run `fireclaw \\\n    doctor --fix`, or --vmm qemu\")\n/// see `fireclaw\n/// list`\n";
         let found = in_source(text);
         assert_eq!(texts(&found), ["fireclaw doctor --fix", "--fix", "--vmm", "fireclaw list"]);
         assert_eq!(found[3].line, 3);
