@@ -6,6 +6,7 @@ use std::{net::Ipv4Addr, path::Path};
 use fireclaw_core::{
     error::{Error, Kind, Result},
     id::ImageName,
+    layout::Layout,
     spec::{
         InstanceSpec, KvmFacts, Runtime, SupervisorKind, VmmKind,
         release::PROGRAMS,
@@ -127,9 +128,9 @@ fn has_image(app: &App, name: &ImageName) -> bool {
 }
 
 /// Finds and checks what the instance boots from.
-pub fn boot(app: &App, spec: &InstanceSpec) -> Result<Boot> {
+pub fn boot(app: &App, spec: &InstanceSpec, vmm: VmmKind) -> Result<Boot> {
     let boot = match &spec.base {
-        Base::Image(name) => image_boot(app, name)?,
+        Base::Image(name) => image_boot(&app.settings.layout, name, vmm)?,
         Base::Files { kernel, rootfs, initrd } => {
             // The default initrd is optional; one that was named must be there.
             let top = app.settings.layout.top_image().initrd;
@@ -148,18 +149,23 @@ pub fn boot(app: &App, spec: &InstanceSpec) -> Result<Boot> {
     Ok(boot)
 }
 
-fn image_boot(app: &App, name: &ImageName) -> Result<Boot> {
-    let paths = app.settings.layout.image(name);
+fn image_boot(layout: &Layout, name: &ImageName, vmm: VmmKind) -> Result<Boot> {
+    let paths = layout.image(name);
     if !paths.manifest.exists() && name.is_default() {
         // Files that somebody put at the top of BASE_IMAGES_DIR, as the Bash fireclaw wants them.
-        let top = app.settings.layout.top_image();
+        let top = layout.top_image();
         let initrd = Some(top.initrd).filter(|path| path.exists());
         return Ok(files_boot(BaseFiles { kernel: top.vmlinux, rootfs: top.rootfs, initrd }));
     }
     let manifest = image::read_manifest(&paths.manifest)?;
+    // Every Firecracker takes an unpacked kernel, and only those from 1.17 on one as it is packed.
+    let kernel = match (&manifest.boot.kernel_elf, vmm) {
+        (Some(unpacked), VmmKind::Firecracker) => unpacked,
+        _ => &manifest.boot.kernel,
+    };
     Ok(Boot {
         files: BaseFiles {
-            kernel: paths.dir.join(&manifest.boot.kernel),
+            kernel: paths.dir.join(kernel),
             rootfs: paths.rootfs,
             initrd: manifest.boot.initrd.as_ref().map(|file| paths.dir.join(file)),
         },
@@ -256,6 +262,30 @@ mod tests {
         assert_eq!(resolvers(&spec(None), "nameserver 127.0.0.53\n"), [ip("1.1.1.1"), ip("8.8.8.8")]);
         assert_eq!(resolvers(&spec(None), "# x\nnameserver 10.0.0.2\nnameserver ::1\n"), [ip("10.0.0.2")]);
         assert_eq!(resolvers(&spec(Some("9.9.9.9")), "nameserver 10.0.0.2\n"), [ip("9.9.9.9")]);
+    }
+
+    /// The Firecracker that is installed by default takes no packed kernel.
+    #[test]
+    fn firecracker_boots_the_unpacked_kernel_of_an_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { images_root: dir.path().to_owned(), ..Layout::default() };
+        let name = ImageName::default();
+        let manifest = |unpacked: serde_json::Value| {
+            let paths = layout.image(&name);
+            std::fs::create_dir_all(&paths.dir).unwrap();
+            let manifest = serde_json::json!({
+                "format": 1, "name": "default", "built_at": "", "system": "trixie", "mirror": null,
+                "openclaw": "1", "node": "1", "docker": true, "browser": true, "files": {}, "packages": {},
+                "npm": {}, "boot": {"kernel": "vmlinuz", "kernel_elf": unpacked, "initrd": null, "cmdline": ""},
+            });
+            std::fs::write(&paths.manifest, manifest.to_string()).unwrap();
+        };
+        let kernel = |vmm| image_boot(&layout, &name, vmm).unwrap().files.kernel;
+        manifest("vmlinux".into());
+        assert_eq!(kernel(VmmKind::Firecracker), layout.image(&name).vmlinux);
+        assert_eq!(kernel(VmmKind::Qemu), layout.image(&name).vmlinuz);
+        manifest(serde_json::Value::Null);
+        assert_eq!(kernel(VmmKind::Firecracker), layout.image(&name).vmlinuz);
     }
 
     /// Every combination of the device, the processor's flag, and the programs, on real files: what `auto` decides, against

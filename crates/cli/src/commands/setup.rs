@@ -52,7 +52,7 @@ pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
     if !choice.kvm {
         app.ui.note(&format!("the VM is emulated and slow: {}", choice.reason));
     }
-    let boot = checks::boot(app, &spec)?;
+    let boot = checks::boot(app, &spec, choice.vmm)?;
     let (mut steps, plan, record) = plan(app, &spec, &choice, &boot)?;
     let journal = app.settings.layout.instance(&spec.id)?.journal;
     let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
