@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use fireclaw_core::error::{Error, Result};
 
-use crate::{e2e, say, shell};
+use crate::{dist, e2e, say, shell};
 
 /// Debian packages that the tests need beside what the product installs itself: a program to find them by, and the
 /// package. The kernel objects that our code makes are checked by these other programs.
@@ -23,6 +23,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("gcc", "gcc"),
     ("man", "man-db"),
     ("pgrep", "procps"),
+    ("dpkg-deb", "dpkg"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("npm", "npm"),
+    ("lintian", "lintian"),
 ];
 
 /// One check.
@@ -63,6 +67,7 @@ const CHECKS: &[Check] = &[
         name: "release build",
         run: || cargo(&["build", "--release", "--locked", "--quiet", "--package", "fireclaw"]),
     },
+    Check { name: "packages", run: || dist::run(&dist::Options { check: true, ..dist::Options::default() }) },
 ];
 
 /// Runs everything. `Ok(false)` when a check failed.

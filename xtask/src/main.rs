@@ -2,6 +2,9 @@
 
 mod bench;
 mod ci;
+mod dist;
+#[cfg(test)]
+mod documents;
 mod e2e;
 mod say;
 mod shell;
@@ -28,6 +31,8 @@ enum Command {
     },
     /// Figures, written to docs/BENCHMARKS.md
     Bench,
+    /// What is published: the static program, a Debian package, an npm package, in target/dist
+    Dist(dist::Options),
     /// The end-to-end tests: a real VM with a real OpenClaw
     E2e(e2e::Options),
     /// The hosts of the end-to-end tests' internet, in a network namespace of their own
@@ -39,6 +44,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Ci { fast } => ci::run(fast),
         Command::Bench => bench::run(),
+        Command::Dist(options) => dist::run(&options),
         Command::E2e(options) => e2e::run(&options),
         Command::Internet(options) => e2e::internet::serve(&options).map(|()| true),
     };

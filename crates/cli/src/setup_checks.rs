@@ -6,43 +6,63 @@ use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 use fireclaw_core::{
     error::{Error, Kind, Result},
     id::ImageName,
+    layout::Layout,
     render::nft::may_resolve_at,
     spec::{
-        InstanceSpec, Runtime, SupervisorKind, VmmKind,
+        InstanceSpec, KvmFacts, Runtime, SupervisorKind, VmmKind,
+        release::PROGRAMS,
         request::Base,
         vmm_choice::{Arch, Presence, VmmChoice, VmmFacts, choose},
     },
     state::{InstanceRecord, record_defaults as defaults},
 };
-use fireclaw_host::{disk, image, vmm::kvm};
+use fireclaw_host::{disk, exec::Exec, image, vmm::kvm};
 
 use crate::{app::App, doctor, steps::BaseFiles};
 
-/// Facts about the VMMs at hand. `may_install` counts what a package manager brings as there.
-pub fn vmm_facts(app: &App, may_install: bool) -> Result<VmmFacts> {
-    let has = |program: &str| app.host.exec.which(program).is_some();
-    let qemu = if has(doctor::QEMU) {
-        Presence::Installed
-    } else if may_install {
-        Presence::Installable
-    } else {
-        Presence::Missing
-    };
-    let firecracker =
-        if has("firecracker") && has("jailer") { Presence::Installed } else { Presence::Missing };
-    Ok(VmmFacts { kvm: kvm::facts(Path::new("/"), Arch::named(std::env::consts::ARCH)?), firecracker, qemu })
+/// What may be brought onto the host for an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MayInstall {
+    /// The distribution's packages.
+    pub packages: bool,
+    /// Firecracker from its releases.
+    pub firecracker: bool,
 }
 
-/// The VMM that this host would use, for checks that must not fail.
+/// Facts about the VMMs at hand. What may be installed counts as such.
+pub fn vmm_facts(app: &App, may_install: MayInstall) -> Result<VmmFacts> {
+    let kvm = kvm::facts(Path::new("/"), Arch::named(std::env::consts::ARCH)?);
+    Ok(facts(kvm, app.host.exec.as_ref(), may_install))
+}
+
+fn facts(kvm: KvmFacts, exec: &dyn Exec, may_install: MayInstall) -> VmmFacts {
+    let has = |program: &str| exec.which(program).is_some();
+    let presence = |there: bool, may: bool| match (there, may) {
+        (true, _) => Presence::Installed,
+        (false, true) => Presence::Installable,
+        (false, false) => Presence::Missing,
+    };
+    VmmFacts {
+        kvm,
+        // One is of no use without the other.
+        firecracker: presence(PROGRAMS.into_iter().all(has), may_install.firecracker),
+        qemu: presence(has(doctor::QEMU), may_install.packages),
+    }
+}
+
+/// The VMM that this host would use, for checks that must not fail: what is installed, and where nothing is, what would be.
 pub fn likely_vmm(app: &App) -> VmmKind {
-    vmm_facts(app, true)
+    let qemu = app.host.exec.which(doctor::QEMU).is_some();
+    vmm_facts(app, MayInstall { packages: true, firecracker: !qemu })
         .and_then(|facts| choose(app.settings.vmm, &facts))
         .map_or(VmmKind::Qemu, |choice| choice.vmm)
 }
 
-/// Decides the VMM of a new instance.
-pub fn vmm(app: &App, spec: &InstanceSpec, may_install: bool) -> Result<VmmChoice> {
-    choose(spec.vmm, &vmm_facts(app, may_install)?)
+/// Decides the VMM of a new instance. Firecracker is installed for one only where the user said so: by `--yes`, by naming
+/// a source, or by asking for this VMM (and then there is a question before it is done).
+pub fn vmm(app: &App, spec: &InstanceSpec, consent: bool) -> Result<VmmChoice> {
+    let firecracker = consent || spec.vmm == Some(VmmKind::Firecracker);
+    choose(spec.vmm, &vmm_facts(app, MayInstall { packages: true, firecracker })?)
 }
 
 /// The supervisor of this host.
@@ -108,9 +128,9 @@ fn has_image(app: &App, name: &ImageName) -> bool {
 }
 
 /// Finds and checks what the instance boots from.
-pub fn boot(app: &App, spec: &InstanceSpec) -> Result<Boot> {
+pub fn boot(app: &App, spec: &InstanceSpec, vmm: VmmKind) -> Result<Boot> {
     let boot = match &spec.base {
-        Base::Image(name) => image_boot(app, name)?,
+        Base::Image(name) => image_boot(&app.settings.layout, name, vmm)?,
         Base::Files { kernel, rootfs, initrd } => {
             // The default initrd is optional; one that was named must be there.
             let top = app.settings.layout.top_image().initrd;
@@ -129,18 +149,23 @@ pub fn boot(app: &App, spec: &InstanceSpec) -> Result<Boot> {
     Ok(boot)
 }
 
-fn image_boot(app: &App, name: &ImageName) -> Result<Boot> {
-    let paths = app.settings.layout.image(name);
+fn image_boot(layout: &Layout, name: &ImageName, vmm: VmmKind) -> Result<Boot> {
+    let paths = layout.image(name);
     if !paths.manifest.exists() && name.is_default() {
         // Files that somebody put at the top of BASE_IMAGES_DIR, as the Bash fireclaw wants them.
-        let top = app.settings.layout.top_image();
+        let top = layout.top_image();
         let initrd = Some(top.initrd).filter(|path| path.exists());
         return Ok(files_boot(BaseFiles { kernel: top.vmlinux, rootfs: top.rootfs, initrd }));
     }
     let manifest = image::read_manifest(&paths.manifest)?;
+    // Every Firecracker takes an unpacked kernel, and only those from 1.17 on one as it is packed.
+    let kernel = match (&manifest.boot.kernel_elf, vmm) {
+        (Some(unpacked), VmmKind::Firecracker) => unpacked,
+        _ => &manifest.boot.kernel,
+    };
     Ok(Boot {
         files: BaseFiles {
-            kernel: paths.dir.join(&manifest.boot.kernel),
+            kernel: paths.dir.join(kernel),
             rootfs: paths.rootfs,
             initrd: manifest.boot.initrd.as_ref().map(|file| paths.dir.join(file)),
         },
@@ -222,6 +247,7 @@ pub fn must_be_new(app: &App, spec: &InstanceSpec) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use fireclaw_core::spec::{RawSetup, Settings};
+    use fireclaw_host::exec::fake::FakeExec;
 
     use super::*;
 
@@ -239,5 +265,73 @@ mod tests {
         assert_eq!(found(None, "nameserver 192.168.1.5\n"), [ip("1.1.1.1"), ip("8.8.8.8")]);
         assert_eq!(found(None, "# x\nnameserver 10.0.0.2\nnameserver ::1\n"), [ip("10.0.0.2")]);
         assert_eq!(found(Some("9.9.9.9"), "nameserver 10.0.0.2\n"), [ip("9.9.9.9")]);
+    }
+
+    /// The Firecracker that is installed by default takes no packed kernel.
+    #[test]
+    fn firecracker_boots_the_unpacked_kernel_of_an_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { images_root: dir.path().to_owned(), ..Layout::default() };
+        let name = ImageName::default();
+        let manifest = |unpacked: serde_json::Value| {
+            let paths = layout.image(&name);
+            std::fs::create_dir_all(&paths.dir).unwrap();
+            let manifest = serde_json::json!({
+                "format": 1, "name": "default", "built_at": "", "system": "trixie", "mirror": null,
+                "openclaw": "1", "node": "1", "docker": true, "browser": true, "files": {}, "packages": {},
+                "npm": {}, "boot": {"kernel": "vmlinuz", "kernel_elf": unpacked, "initrd": null, "cmdline": ""},
+            });
+            std::fs::write(&paths.manifest, manifest.to_string()).unwrap();
+        };
+        let kernel = |vmm| image_boot(&layout, &name, vmm).unwrap().files.kernel;
+        manifest("vmlinux".into());
+        assert_eq!(kernel(VmmKind::Firecracker), layout.image(&name).vmlinux);
+        assert_eq!(kernel(VmmKind::Qemu), layout.image(&name).vmlinuz);
+        manifest(serde_json::Value::Null);
+        assert_eq!(kernel(VmmKind::Firecracker), layout.image(&name).vmlinuz);
+    }
+
+    /// Every combination of the device, the processor's flag, and the programs, on real files: what `auto` decides, against
+    /// the contract's one sentence. What is asked for by name is in the table of `core::spec::vmm_choice`.
+    #[test]
+    fn auto_is_firecracker_where_it_is_at_hand_and_kvm_runs_stock_kernels() {
+        let flags = [("flags : fpu vmx\n", true), ("flags : fpu svm\n", true), ("flags : fpu\n", false)];
+        let mut seen = std::collections::BTreeMap::new();
+        for arch in [Arch::X86_64, Arch::Aarch64] {
+            for device in [true, false] {
+                for (cpuinfo, flag) in flags {
+                    let root = tempfile::tempdir().unwrap();
+                    for dir in ["dev", "proc"] {
+                        std::fs::create_dir(root.path().join(dir)).unwrap();
+                    }
+                    std::fs::write(root.path().join("proc/cpuinfo"), cpuinfo).unwrap();
+                    if device {
+                        std::fs::write(root.path().join("dev/kvm"), "").unwrap();
+                    }
+                    let usable = device && (flag || arch == Arch::Aarch64);
+                    for absent in [&[][..], &["firecracker"], &["jailer"], &["firecracker", "jailer"]] {
+                        for (qemu, yes) in [(true, true), (true, false), (false, true), (false, false)] {
+                            let mut exec = FakeExec::silent();
+                            for program in absent.iter().chain((!qemu).then_some(&doctor::QEMU)) {
+                                exec = exec.without(program);
+                            }
+                            let may_install = MayInstall { packages: true, firecracker: yes };
+                            let facts = facts(kvm::facts(root.path(), arch), &exec, may_install);
+                            let choice = choose(None, &facts).unwrap();
+                            let row =
+                                format!("{arch:?} {device} {cpuinfo:?} without {absent:?} {qemu} {yes}");
+                            let firecracker = usable && (absent.is_empty() || yes);
+                            let wanted = if firecracker { VmmKind::Firecracker } else { VmmKind::Qemu };
+                            assert_eq!((choice.vmm, choice.kvm), (wanted, usable), "{row}");
+                            let there = if firecracker { absent.is_empty() } else { qemu };
+                            assert_eq!(choice.install, !there, "{row}");
+                            *seen.entry((wanted.to_string(), choice.kvm, choice.install)).or_insert(0) += 1;
+                        }
+                    }
+                }
+            }
+        }
+        // Firecracker as it is and installed; QEMU on KVM and emulating, as it is and installed.
+        assert_eq!((seen.len(), seen.values().sum::<i32>()), (6, 192), "{seen:?}");
     }
 }

@@ -8,14 +8,17 @@ use fireclaw::{
     app::{App, Host},
     args::{Cli, Command},
     commands::{destroy, setup},
+    engine::Effects as _,
     fleet,
     gates::GatewayProbe,
+    steps::Steps,
     store::Found,
     ui::Ui,
 };
 use fireclaw_core::{
     error::{Error, Kind, Result},
     layout::Layout,
+    plan::Step,
     report::Health,
     spec::Settings,
 };
@@ -131,6 +134,24 @@ fn thirty_two_setups_at_once_get_thirty_two_distinct_sets() {
         }
     });
     assert!(app.store().all().unwrap().is_empty());
+    assert!(world.network.is_clean(), "{:?}", world.network.state());
+}
+
+/// Two that go at once: each leaves the network while the other's record is still there, and counts it.
+#[test]
+fn the_last_two_that_leave_together_leave_no_rules() {
+    let world = world();
+    for id in ["one", "two"] {
+        run_setup(&world.app, id).unwrap();
+    }
+    let mut progress = world.app.ui.progress();
+    let ids = ["one", "two"].map(|id| id.parse().unwrap());
+    let mut both = ids.each_ref().map(|id| Steps::of_existing(&world.app, id));
+    for step in [Step::JoinNetwork, Step::SaveRecord] {
+        for steps in &mut both {
+            steps.undo(step, &mut progress).unwrap();
+        }
+    }
     assert!(world.network.is_clean(), "{:?}", world.network.state());
 }
 

@@ -21,6 +21,8 @@ pub struct Layout {
     pub run_root: PathBuf,
     /// Where systemd reads unit files.
     pub units_root: PathBuf,
+    /// Where Firecracker and its jailer are installed.
+    pub programs_root: PathBuf,
 }
 
 impl Default for Layout {
@@ -31,6 +33,7 @@ impl Default for Layout {
             images_root: "/srv/firecracker/base/images".into(),
             run_root: "/run/fireclaw".into(),
             units_root: "/etc/systemd/system".into(),
+            programs_root: "/usr/local/bin".into(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Only [`exec`] starts programs, only [`tap`] and the few places that say why use `unsafe`.
 
 pub mod disk;
+pub mod download;
 pub mod embedded;
 pub mod exec;
 pub mod firecracker;

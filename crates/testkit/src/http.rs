@@ -54,6 +54,8 @@ pub(crate) enum Body {
     File(std::fs::File, u64),
     /// These pieces, each sent by itself.
     Pieces(Vec<String>),
+    /// The first half of these bytes, then the connection ends.
+    Half(Vec<u8>),
 }
 
 impl Reply {
@@ -171,7 +173,9 @@ fn send(writer: &mut impl Write, reply: Reply, head_only: bool) -> io::Result<()
         write!(writer, "{name}: {value}\r\n")?;
     }
     match &reply.body {
-        Body::Bytes(bytes) => write!(writer, "Content-Length: {}\r\n\r\n", bytes.len())?,
+        Body::Bytes(bytes) | Body::Half(bytes) => {
+            write!(writer, "Content-Length: {}\r\n\r\n", bytes.len())?;
+        }
         Body::File(_, length) => write!(writer, "Content-Length: {length}\r\n\r\n")?,
         Body::Pieces(_) => write!(writer, "Transfer-Encoding: chunked\r\n\r\n")?,
     }
@@ -180,6 +184,11 @@ fn send(writer: &mut impl Write, reply: Reply, head_only: bool) -> io::Result<()
     }
     match reply.body {
         Body::Bytes(bytes) => writer.write_all(&bytes)?,
+        Body::Half(bytes) => {
+            writer.write_all(&bytes[..bytes.len() / 2])?;
+            writer.flush()?;
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "as it was asked for"));
+        }
         Body::File(file, length) => {
             io::copy(&mut file.take(length), writer)?;
         }

@@ -4,6 +4,7 @@ pub mod http;
 pub mod oci;
 pub mod provider;
 pub mod registry;
+pub mod release;
 
 #[cfg(test)]
 mod testing {

@@ -108,6 +108,10 @@ pub enum Command {
         /// Do what each failed check names
         #[arg(long)]
         fix: bool,
+        /// Install Firecracker and its jailer from a release's tarball, its address, or a folder with both [default: the
+        /// release on GitHub]
+        #[arg(long, value_name = "DIR|TARBALL|URL", requires = "fix")]
+        firecracker_from: Option<String>,
         #[command(flatten)]
         #[allow(missing_docs)]
         output: Output,

@@ -166,6 +166,9 @@ pub struct SetupArgs {
     /// Resolvers in the guest [default: the host's, else 1.1.1.1,8.8.8.8]
     #[arg(long, value_name = "CSV", help_heading = "The VM")]
     pub dns: Option<String>,
+    /// Install Firecracker and its jailer from a release's tarball, its address, or a folder with both
+    #[arg(long, value_name = "DIR|TARBALL|URL", help_heading = "The VM")]
+    pub firecracker_from: Option<String>,
     /// Make the host ready and build the image without asking
     #[arg(long, short)]
     pub yes: bool,

@@ -9,9 +9,14 @@ use crate::{args::Cli, ui::Ui};
 
 /// Prints the completions of a shell.
 pub fn completion(ui: Ui, shell: clap_complete::Shell) -> Result<()> {
+    ui.result(&String::from_utf8_lossy(&script(shell)))
+}
+
+/// The completions of a shell.
+pub fn script(shell: clap_complete::Shell) -> Vec<u8> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "fireclaw", &mut text);
-    ui.result(&String::from_utf8_lossy(&text))
+    text
 }
 
 /// Prints the manual page, or writes one page a command.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use fireclaw_core::{
     error::{Kind, Result},
     report::DoctorReport,
+    spec::release::Source,
 };
 
 use crate::{
@@ -14,14 +15,17 @@ use crate::{
     setup_checks, ui,
 };
 
-/// Checks the host, mends it when asked, and shows every effective setting.
-pub fn run(app: &App, fix: bool, output: Output) -> Result<ExitCode> {
+/// Checks the host, mends it when asked, and shows every effective setting. `from` says where Firecracker is to be
+/// installed from, whichever is there.
+pub fn run(app: &App, fix: bool, from: Option<&str>, output: Output) -> Result<ExitCode> {
+    let from = from.map(Source::parse).transpose()?;
     let mut needs = Need::to_run(setup_checks::likely_vmm(app));
     needs.push(Need::ImageBuild);
-    let mut findings = doctor::examine(app, &needs);
+    let mut findings = doctor::examine_with(app, &needs, from.as_ref());
     if fix {
         let mut progress = app.ui.progress();
         progress.step("mend the host", |watch| doctor::mend(app, &findings, watch))?;
+        // What was asked for is done, or has failed: this look is as anybody's.
         findings = doctor::examine(app, &needs);
     }
     let ok = findings.iter().all(|finding| finding.ok || !finding.required);

@@ -50,7 +50,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Shell { id, command } => shell::run(&app(false)?, &id, &command),
         Command::Token { id } => done(token::run(&app(false)?, &id)),
         Command::Destroy(args) => done(destroy::run(&app(args.target.output.quiet)?, &args)),
-        Command::Doctor { fix, output } => doctor::run(&app(output.quiet)?, fix, output),
+        Command::Doctor { fix, firecracker_from, output } => {
+            doctor::run(&app(output.quiet)?, fix, firecracker_from.as_deref(), output)
+        }
         Command::Image(command) => done(image::run(command)),
         Command::Completion { shell } => done(completion::completion(Ui::new(false, true), shell)),
         Command::Man { dir } => done(completion::man(Ui::new(false, true), dir.as_deref())),

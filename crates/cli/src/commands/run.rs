@@ -35,7 +35,7 @@ pub fn run(app: &App, id: &str) -> Result<ExitCode> {
 /// kernel and disks run on QEMU.
 pub fn vmm_of(app: &App, record: &InstanceRecord) -> Result<(Box<dyn Vmm>, bool)> {
     let wanted = (record.format == Format::PlainV2).then_some(record.vmm);
-    let choice = choose(wanted, &setup_checks::vmm_facts(app, false)?)?;
+    let choice = choose(wanted, &setup_checks::vmm_facts(app, setup_checks::MayInstall::default())?)?;
     Ok((vmm::of(choice.vmm, Arc::clone(&app.host.exec))?, choice.kvm))
 }
 

@@ -7,7 +7,10 @@ use fireclaw_core::{
     error::{Error, Kind, Result},
     plan::{Action, Direction, Plan, Step},
     report::{SetupReport, StepTime},
-    spec::{InstanceSpec, NetworkSpec, RawSetup, request::check_bot_is_free, vmm_choice::VmmChoice},
+    spec::{
+        InstanceSpec, NetworkSpec, RawSetup, VmmKind, release::Source, request::check_bot_is_free,
+        vmm_choice::VmmChoice,
+    },
     state::{Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
 };
 use fireclaw_host::{keys, lock};
@@ -33,6 +36,7 @@ pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
     let env = |name: &str| std::env::var(name).ok();
     let changes = secrets::raw_changes(&args.changes, &env)?;
     let spec = InstanceSpec::resolve(&raw(args, changes), &app.settings)?;
+    let from = args.firecracker_from.as_deref().map(Source::parse).transpose()?;
     if args.dry_run {
         return dry_run(app, args, &spec);
     }
@@ -43,9 +47,9 @@ pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
     checks::must_be_new(app, &spec)?;
     checks::memory(app, &spec)?;
     let mut times = Vec::new();
-    let choice = checks::vmm(app, &spec, true)?;
-    ready_host(app, args, &spec, &choice, &mut progress, &mut times)?;
-    let boot = checks::boot(app, &spec)?;
+    let choice = checks::vmm(app, &spec, args.yes || from.is_some())?;
+    ready_host(app, args, &spec, &choice, from.as_ref(), &mut progress, &mut times)?;
+    let boot = checks::boot(app, &spec, choice.vmm)?;
     let (mut steps, plan, record) = plan(app, &spec, &choice, &boot)?;
     if !choice.kvm {
         app.ui.note(&format!("the VM is emulated and slow: {}", choice.reason));
@@ -84,6 +88,7 @@ fn ready_host(
     args: &SetupArgs,
     spec: &InstanceSpec,
     choice: &VmmChoice,
+    from: Option<&Source>,
     progress: &mut Progress,
     times: &mut Vec<StepTime>,
 ) -> Result<()> {
@@ -92,9 +97,14 @@ fn ready_host(
     if image.is_some() {
         needs.push(Need::ImageBuild);
     }
-    let findings = doctor::examine(app, &needs);
+    // A source is for the VMM that is used: on a host that emulates it changes nothing.
+    let from = from.filter(|_| choice.vmm == VmmKind::Firecracker);
+    let findings = doctor::examine_with(app, &needs, from);
     if doctor::must_be_ready(&findings).is_err() {
-        if consents(app, args, "This host lacks packages. Install them now? [y/N]") {
+        // Who names a source of Firecracker has said yes to it, and to nothing else.
+        let said =
+            from.is_some() && lacking(&findings).all(|finding| finding.name == doctor::firecracker::NAME);
+        if said || consents(app, args, &question(&findings)) {
             let ((), time) =
                 progress.step("make the host ready", |watch| doctor::mend(app, &findings, watch))?;
             times.push(time);
@@ -117,6 +127,16 @@ fn ready_host(
         times.extend(image::build_for_setup(app, name, progress)?);
     }
     Ok(())
+}
+
+fn lacking(findings: &[doctor::Finding]) -> impl Iterator<Item = &doctor::Finding> {
+    findings.iter().filter(|finding| finding.required && !finding.ok)
+}
+
+/// What is about to be installed, by name.
+fn question(findings: &[doctor::Finding]) -> String {
+    let lacks: Vec<&str> = lacking(findings).map(|finding| finding.name.as_str()).collect();
+    format!("This host is not ready ({}). Install what it lacks now? [y/N]", lacks.join(", "))
 }
 
 fn consents(app: &App, args: &SetupArgs, question: &str) -> bool {
@@ -186,7 +206,7 @@ fn free_addresses(app: &App, spec: &InstanceSpec) -> Result<Allocation> {
 fn dry_run(app: &App, args: &SetupArgs, spec: &InstanceSpec) -> Result<()> {
     checks::must_be_new(app, spec)?;
     let allocation = free_addresses(app, spec)?;
-    let choice = checks::vmm(app, spec, true)?;
+    let choice = checks::vmm(app, spec, args.yes || args.firecracker_from.is_some())?;
     let paths = app.settings.layout.instance(&spec.id)?;
     let NetworkSpec { bridge, subnet, .. } = &app.settings.network;
     show_plan(app.ui, args.output, &Plan::setup(&spec.id), |action: &Action| {

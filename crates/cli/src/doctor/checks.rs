@@ -45,18 +45,6 @@ pub(super) fn kvm() -> Finding {
     }
 }
 
-pub(super) fn firecracker(app: &App) -> Finding {
-    let missing: Vec<&str> = ["firecracker", "jailer"]
-        .into_iter()
-        .filter(|program| app.host.exec.which(program).is_none())
-        .collect();
-    if missing.is_empty() {
-        return Finding::good("firecracker", "firecracker and jailer are installed").advice();
-    }
-    let fix = Fix::Command("install a Firecracker release into /usr/local/bin".to_owned());
-    Finding::bad("firecracker", format!("missing {}", missing.join(", ")), fix).advice()
-}
-
 pub(super) fn memory(app: &App) -> Finding {
     let promised: u64 =
         app.store().records().map_or(0, |all| all.iter().map(|record| u64::from(record.mem_mib)).sum());

@@ -2,12 +2,14 @@
 //! asks the required ones, `--fix` and `--yes` mend. Looks at the host; changes it only in [`mend`].
 
 mod checks;
+pub mod firecracker;
 mod packages;
 mod supervisor;
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
     report::DoctorCheck,
+    spec::release::Source,
 };
 pub use packages::{Need, QEMU};
 
@@ -20,6 +22,8 @@ pub enum Fix {
     None,
     /// Packages of the distribution.
     Packages(Vec<&'static str>),
+    /// Firecracker and its jailer, from a release.
+    Firecracker(Source),
     /// Our firewall tables, rendered anew.
     Firewall,
     /// The units of instances, written anew.
@@ -62,7 +66,7 @@ impl Finding {
         let fix = match &self.fix {
             Fix::None => None,
             Fix::Packages(packages) => Some(format!("apt-get install {}", packages.join(" "))),
-            Fix::Firewall | Fix::Units => Some("fireclaw doctor --fix".to_owned()),
+            Fix::Firewall | Fix::Firecracker(_) | Fix::Units => Some("fireclaw doctor --fix".to_owned()),
             Fix::Command(command) => Some(command.clone()),
         };
         DoctorCheck {
@@ -77,13 +81,20 @@ impl Finding {
 
 /// Looks at the whole host for the given needs.
 pub fn examine(app: &App, needs: &[Need]) -> Vec<Finding> {
+    examine_with(app, needs, None)
+}
+
+/// Looks at the whole host. `from` is where the user wants Firecracker from, whichever is there.
+pub fn examine_with(app: &App, needs: &[Need], from: Option<&Source>) -> Vec<Finding> {
     let mut findings = vec![checks::root(), checks::platform()];
-    findings.extend(needs.iter().map(|need| packages::check(app, *need)));
+    findings.extend(
+        needs.iter().filter(|need| **need != Need::Firecracker).map(|need| packages::check(app, *need)),
+    );
     findings.extend([
         supervisor::check(app),
         checks::tun(),
         checks::kvm(),
-        checks::firecracker(app),
+        firecracker::check(app, needs.contains(&Need::Firecracker), from),
         checks::memory(app),
         checks::space(app),
         checks::forwarding(app),
@@ -104,6 +115,15 @@ pub fn mend(app: &App, findings: &[Finding], watch: &mut dyn Observer) -> Result
         .flatten()
         .copied()
         .collect();
+    let releases: Vec<(&Finding, &Source)> =
+        findings
+            .iter()
+            .filter(|finding| !finding.ok)
+            .filter_map(|finding| {
+                if let Fix::Firecracker(source) = &finding.fix { Some((finding, source)) } else { None }
+            })
+            .collect();
+    wanted.extend(releases.iter().flat_map(|(_, source)| firecracker::packages(app, source)));
     wanted.sort_unstable();
     wanted.dedup();
     if !wanted.is_empty() {
@@ -114,6 +134,13 @@ pub fn mend(app: &App, findings: &[Finding], watch: &mut dyn Observer) -> Result
     }
     if findings.iter().any(|finding| !finding.ok && finding.fix == Fix::Units) {
         supervisor::reinstall(app)?;
+    }
+    for (finding, source) in releases {
+        match firecracker::install(app, source, watch) {
+            // QEMU runs VMs too: the host is as good as before.
+            Err(error) if !finding.required => watch.warn(&error.one_line()),
+            done => done?,
+        }
     }
     Ok(())
 }

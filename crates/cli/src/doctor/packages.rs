@@ -27,6 +27,8 @@ pub enum Need {
     Firewall,
     /// The VMM that emulates.
     Qemu,
+    /// The VMM that needs KVM.
+    Firecracker,
     /// Building images.
     ImageBuild,
 }
@@ -35,9 +37,10 @@ impl Need {
     /// What running instances takes, on a VMM.
     pub fn to_run(vmm: VmmKind) -> Vec<Self> {
         let mut needs = vec![Self::Ssh, Self::Ext4, Self::Firewall];
-        if vmm == VmmKind::Qemu {
-            needs.push(Self::Qemu);
-        }
+        needs.push(match vmm {
+            VmmKind::Qemu => Self::Qemu,
+            VmmKind::Firecracker => Self::Firecracker,
+        });
         needs
     }
 
@@ -47,12 +50,17 @@ impl Need {
             Self::Ext4 => "ext4 tools",
             Self::Firewall => "nftables",
             Self::Qemu => "qemu",
+            Self::Firecracker => "firecracker",
             Self::ImageBuild => "image tools",
         }
     }
 
-    /// Programs, each with the Debian package that brings it.
-    fn programs(self) -> &'static [(&'static str, &'static str)] {
+    /// Every need.
+    pub const ALL: [Self; 6] =
+        [Self::Ssh, Self::Ext4, Self::Firewall, Self::Qemu, Self::Firecracker, Self::ImageBuild];
+
+    /// Programs, each with the Debian package that brings it. Firecracker comes from its own releases.
+    pub fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Ssh => &[("ssh", "openssh-client")],
             Self::Ext4 => &[
@@ -63,6 +71,7 @@ impl Need {
             ],
             Self::Firewall => &[("nft", "nftables")],
             Self::Qemu => &[(QEMU, QEMU_PACKAGE)],
+            Self::Firecracker => &[],
             Self::ImageBuild => fireclaw_host::image::HOST_PROGRAMS,
         }
     }

@@ -37,6 +37,20 @@ impl Steps<'_> {
         for tap in &taps {
             network.detach(&self.id, tap)?;
         }
+        self.leave_rules()
+    }
+
+    /// Carries `last` out, after which nothing tells of the instance any more, and takes it out of the rules once more:
+    /// another instance that left at the same time still counted this one, and put it back.
+    pub(super) fn leave_for_good(&self, last: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _lock = hold(self.app)?;
+        last()?;
+        if self.app.host.network.has_firewall()? { self.leave_rules() } else { Ok(()) }
+    }
+
+    /// Rules without this instance; without any, no rules and no bridge. Under the network's lock.
+    fn leave_rules(&self) -> Result<()> {
+        let network = &self.app.host.network;
         let (remaining, damaged) = others(self.app, &self.id)?;
         if remaining.is_empty() && !damaged {
             network.remove_firewall()?;

@@ -15,7 +15,7 @@ impl Steps<'_> {
 
     pub(super) fn remove_record(&mut self) -> Result<()> {
         let paths = self.paths()?;
-        fs::remove_tree(&paths.state_dir)
+        self.leave_for_good(|| fs::remove_tree(&paths.state_dir))
     }
 
     pub(super) fn mark_provisioned(&mut self) -> Result<()> {

@@ -68,6 +68,9 @@ const BROWSERS: [&str; 4] = [
     "/opt/google/chrome/chrome",
 ];
 
+/// Where a guest keeps what fireclaw has to remember there.
+pub const STATE_DIR: &str = "/var/lib/fireclaw";
+
 impl GuestPaths {
     /// A guest's file system that hangs under `root`.
     pub fn under(root: impl Into<PathBuf>) -> Self {
@@ -81,7 +84,7 @@ impl GuestPaths {
 
     /// The files of an instance.
     pub fn instance(id: &InstanceId) -> GuestFiles {
-        let (etc, var) = (PathBuf::from("/etc/fireclaw"), PathBuf::from("/var/lib/fireclaw"));
+        let (etc, var) = (PathBuf::from("/etc/fireclaw"), PathBuf::from(STATE_DIR));
         GuestFiles {
             unit: Path::new("/etc/systemd/system").join(id.guest_unit().as_str()),
             environment: etc.join(format!("openclaw-{id}.env")),

@@ -2,6 +2,7 @@
 
 pub mod limits;
 pub mod network;
+pub mod release;
 pub mod request;
 pub mod services;
 pub mod settings;

@@ -8,6 +8,7 @@
 //! ends it with exit code 0. The power button is Ctrl-Alt-Del, which systemd answers with a reboot.
 
 pub mod api;
+pub mod install;
 pub mod jail;
 mod version;
 

@@ -33,8 +33,7 @@ pub const PREFIX: &str = "/opt/openclaw";
 pub const NODE_DIR: &str = "/opt/openclaw/node";
 /// OpenClaw's entry.
 pub const ENTRY: &str = "/opt/openclaw/lib/node_modules/openclaw/openclaw.mjs";
-/// Where Node keeps OpenClaw's compiled code.
-pub const COMPILE_CACHE: &str = "/var/cache/openclaw/compile";
+pub use fireclaw_core::guest::{paths::STATE_DIR, unit::COMPILE_CACHE};
 /// The marker that tells guest provisioning what the image carries.
 const MARKER: &str = "/etc/fireclaw/image.json";
 
@@ -134,7 +133,7 @@ fn machine_files() -> Vec<Entry> {
         file("/etc/fstab", 0o644, ""),
         link("/etc/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"),
         Entry::Dir { path: "/var/log/journal".into(), mode: 0o2755, owner: Owner::Root },
-        Entry::Dir { path: "/var/lib/fireclaw".into(), mode: 0o755, owner: Owner::Root },
+        Entry::Dir { path: STATE_DIR.into(), mode: 0o755, owner: Owner::Root },
         file("/etc/systemd/journald.conf.d/10-fireclaw.conf", 0o644, include_str!("files/journald.conf")),
         file("/etc/ssh/sshd_config.d/10-fireclaw.conf", 0o644, include_str!("files/sshd.conf")),
         file("/etc/sudoers.d/90-fireclaw", 0o440, "ubuntu ALL=(ALL) NOPASSWD:ALL\n"),

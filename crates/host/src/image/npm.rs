@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use base64::Engine as _;
@@ -109,19 +108,7 @@ pub fn fetch(
 }
 
 fn download(exec: &dyn Exec, registry: &Registry, url: &str, to: &Path, what: &str) -> Result<()> {
-    // The user's environment may name a proxy and its certificates.
-    let mut curl = Cmd::new("curl").inherit_env();
-    if let Some(cafile) = &registry.cafile {
-        curl = curl.arg("--cacert").arg(cafile);
-    }
-    let curl = curl
-        .args(["--fail", "--silent", "--show-error", "--location", "--retry", "3", "--proto", "=https,http"])
-        .args(["--connect-timeout", "20", "--output"])
-        .arg(to)
-        .arg(url)
-        .deadline(Duration::from_mins(15))
-        .about(what);
-    exec.check(curl).map(drop).map_err(|error| {
+    crate::download::download(exec, url, to, registry.cafile.as_deref(), what).map_err(|error| {
         Error::new("fetch", what).source(error).hint(
             "check the way to the npm registry, then run the command again: it goes on where it stopped",
         )
