@@ -79,9 +79,12 @@ impl GuestPaths {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
+    /// The folder in a guest in which fireclaw keeps what it knows of it.
+    pub const VAR: &str = "/var/lib/fireclaw";
+
     /// The files of an instance.
     pub fn instance(id: &InstanceId) -> GuestFiles {
-        let (etc, var) = (PathBuf::from("/etc/fireclaw"), PathBuf::from("/var/lib/fireclaw"));
+        let (etc, var) = (PathBuf::from("/etc/fireclaw"), PathBuf::from(Self::VAR));
         GuestFiles {
             unit: Path::new("/etc/systemd/system").join(id.guest_unit().as_str()),
             environment: etc.join(format!("openclaw-{id}.env")),
