@@ -1,12 +1,13 @@
 //! What must hold before an instance is made: the host's programs, the image, memory, the VMM. Looks at the host, and with
 //! `--yes` mends it.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
     id::ImageName,
     layout::Layout,
+    render::nft::may_resolve_at,
     spec::{
         InstanceSpec, KvmFacts, Runtime, SupervisorKind, VmmKind,
         release::PROGRAMS,
@@ -66,15 +67,14 @@ pub fn vmm(app: &App, spec: &InstanceSpec, consent: bool) -> Result<VmmChoice> {
 
 /// The supervisor of this host.
 pub fn supervisor(app: &App, spec: &InstanceSpec) -> Result<SupervisorKind> {
-    let here = app.host.supervisor.kind();
+    let supervisors = &app.host.supervisors;
     match spec.supervisor {
-        Some(wanted) if wanted != here => Err(Error::refused(
-            "--supervisor",
-            wanted,
-            format!("this fireclaw keeps VMs running by `{here}` on this host"),
-        )
-        .hint("leave the flag out, or say auto")),
-        _ => Ok(here),
+        Some(wanted) if !supervisors.has(wanted) => {
+            Err(Error::refused("--supervisor", wanted, "it is not PID 1 of this host")
+                .hint("leave the flag out, or say auto"))
+        }
+        Some(wanted) => Ok(wanted),
+        None => Ok(supervisors.auto()),
     }
 }
 
@@ -200,15 +200,15 @@ pub fn runtime(spec: &InstanceSpec, boot: &Boot) -> Result<Runtime> {
 }
 
 /// The resolvers of the guest: as asked, else the host's that a guest can reach, else public ones.
-pub fn resolvers(spec: &InstanceSpec, resolv_conf: &str) -> Vec<Ipv4Addr> {
+pub fn resolvers(spec: &InstanceSpec, resolv_conf: &str, own: &BTreeSet<Ipv4Addr>) -> Vec<Ipv4Addr> {
     if let Some(dns) = &spec.dns {
         return dns.clone();
     }
     let mut servers: Vec<Ipv4Addr> = resolv_conf
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok())
-        // A stub on the host's own loopback is not there in the guest.
-        .filter(|ip: &Ipv4Addr| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_link_local())
+        // A stub on the host's loopback is not there in the guest, and one on another address of the host is walled off.
+        .filter(|ip| may_resolve_at(*ip) && !own.contains(ip))
         .collect();
     servers.truncate(3);
     if servers.is_empty() { vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8)] } else { servers }
@@ -259,9 +259,12 @@ mod tests {
     #[test]
     fn resolvers_that_a_guest_can_reach() {
         let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
-        assert_eq!(resolvers(&spec(None), "nameserver 127.0.0.53\n"), [ip("1.1.1.1"), ip("8.8.8.8")]);
-        assert_eq!(resolvers(&spec(None), "# x\nnameserver 10.0.0.2\nnameserver ::1\n"), [ip("10.0.0.2")]);
-        assert_eq!(resolvers(&spec(Some("9.9.9.9")), "nameserver 10.0.0.2\n"), [ip("9.9.9.9")]);
+        let own = BTreeSet::from([ip("192.168.1.5")]);
+        let found = |dns, text| resolvers(&spec(dns), text, &own);
+        assert_eq!(found(None, "nameserver 127.0.0.53\n"), [ip("1.1.1.1"), ip("8.8.8.8")]);
+        assert_eq!(found(None, "nameserver 192.168.1.5\n"), [ip("1.1.1.1"), ip("8.8.8.8")]);
+        assert_eq!(found(None, "# x\nnameserver 10.0.0.2\nnameserver ::1\n"), [ip("10.0.0.2")]);
+        assert_eq!(found(Some("9.9.9.9"), "nameserver 10.0.0.2\n"), [ip("9.9.9.9")]);
     }
 
     /// The Firecracker that is installed by default takes no packed kernel.

@@ -49,11 +49,11 @@ pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
     let mut times = Vec::new();
     let choice = checks::vmm(app, &spec, args.yes || from.is_some())?;
     ready_host(app, args, &spec, &choice, from.as_ref(), &mut progress, &mut times)?;
+    let boot = checks::boot(app, &spec, choice.vmm)?;
+    let (mut steps, plan, record) = plan(app, &spec, &choice, &boot)?;
     if !choice.kvm {
         app.ui.note(&format!("the VM is emulated and slow: {}", choice.reason));
     }
-    let boot = checks::boot(app, &spec, choice.vmm)?;
-    let (mut steps, plan, record) = plan(app, &spec, &choice, &boot)?;
     let journal = app.settings.layout.instance(&spec.id)?.journal;
     let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
         .run(&plan, &mut steps);
@@ -183,7 +183,7 @@ fn plan<'a>(
         runtime,
         image: boot.image.clone(),
         cmdline: boot.cmdline.clone(),
-        dns: checks::resolvers(spec, &checks::host_resolv_conf()),
+        dns: checks::resolvers(spec, &checks::host_resolv_conf(), &app.host.network.own_addresses()?),
         created_at: clock::now_rfc3339(),
         network: app.settings.network.clone(),
         provisioned: false,

@@ -4,6 +4,7 @@
 mod checks;
 pub mod firecracker;
 mod packages;
+mod supervisor;
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
@@ -25,6 +26,8 @@ pub enum Fix {
     Firecracker(Source),
     /// Our firewall tables, rendered anew.
     Firewall,
+    /// The units of instances, written anew.
+    Units,
     /// A command that the user runs: we do not decide this for them.
     Command(String),
 }
@@ -63,7 +66,7 @@ impl Finding {
         let fix = match &self.fix {
             Fix::None => None,
             Fix::Packages(packages) => Some(format!("apt-get install {}", packages.join(" "))),
-            Fix::Firewall | Fix::Firecracker(_) => Some("fireclaw doctor --fix".to_owned()),
+            Fix::Firewall | Fix::Units | Fix::Firecracker(_) => Some("fireclaw doctor --fix".to_owned()),
             Fix::Command(command) => Some(command.clone()),
         };
         DoctorCheck {
@@ -88,6 +91,7 @@ pub fn examine_with(app: &App, needs: &[Need], from: Option<&Source>) -> Vec<Fin
         needs.iter().filter(|need| **need != Need::Firecracker).map(|need| packages::check(app, *need)),
     );
     findings.extend([
+        supervisor::check(app),
         checks::tun(),
         checks::kvm(),
         firecracker::check(app, needs.contains(&Need::Firecracker), from),
@@ -98,6 +102,7 @@ pub fn examine_with(app: &App, needs: &[Need], from: Option<&Source>) -> Vec<Fin
         checks::image(app),
         checks::instances(app),
     ]);
+    findings.extend(supervisor::units(app));
     findings
 }
 
@@ -126,6 +131,9 @@ pub fn mend(app: &App, findings: &[Finding], watch: &mut dyn Observer) -> Result
     }
     if findings.iter().any(|finding| !finding.ok && finding.fix == Fix::Firewall) {
         crate::steps::reinstall_firewall(app)?;
+    }
+    if findings.iter().any(|finding| !finding.ok && finding.fix == Fix::Units) {
+        supervisor::reinstall(app)?;
     }
     for (finding, source) in releases {
         match firecracker::install(app, source, watch) {

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{File, OpenOptions},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -41,6 +42,8 @@ pub struct State {
     pub links: BTreeMap<String, FakeLink>,
     /// TCP ports that are listened on.
     pub listening: BTreeSet<u16>,
+    /// The addresses of the host itself.
+    pub addresses: BTreeSet<Ipv4Addr>,
     /// The ruleset in force.
     pub firewall: Option<String>,
     /// Whether IPv4 forwarding is on.
@@ -197,6 +200,10 @@ impl Network for FakeNetwork {
 
     fn listening_ports(&self) -> Result<BTreeSet<u16>> {
         self.with(|state| Ok(state.listening.clone()))
+    }
+
+    fn own_addresses(&self) -> Result<BTreeSet<Ipv4Addr>> {
+        self.with(|state| Ok(state.addresses.clone()))
     }
 
     fn ensure_bridge(&self, network: &NetworkSpec) -> Result<()> {

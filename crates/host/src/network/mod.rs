@@ -53,6 +53,9 @@ pub trait Network: Send + Sync {
     /// The TCP ports on which anything listens, on any address.
     fn listening_ports(&self) -> Result<BTreeSet<u16>>;
 
+    /// The host's own IPv4 addresses. What listens on one is out of a guest's reach.
+    fn own_addresses(&self) -> Result<BTreeSet<Ipv4Addr>>;
+
     /// Makes the bridge with its address, up, with IPv4 forwarding on. A bridge of that name that is not ours, or an
     /// address that another link has, is refused with a hint. Idempotent.
     fn ensure_bridge(&self, network: &NetworkSpec) -> Result<()>;

@@ -1,7 +1,7 @@
 //! The real [`Network`]: this machine's, or the namespace's of the calling thread. Changes links, settings and firewall
 //! through `link`, `tap` and `nft`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use fireclaw_core::{
     error::Result,
@@ -32,6 +32,10 @@ impl Network for SystemNetwork {
 
     fn listening_ports(&self) -> Result<BTreeSet<u16>> {
         sockets::listening()
+    }
+
+    fn own_addresses(&self) -> Result<BTreeSet<Ipv4Addr>> {
+        Ok(Netlink::open()?.addresses()?.into_iter().map(|(_, net)| net.addr()).collect())
     }
 
     fn ensure_bridge(&self, network: &NetworkSpec) -> Result<()> {
