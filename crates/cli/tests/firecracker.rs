@@ -27,7 +27,7 @@ use fireclaw_host::{
     interrupt::Interrupt,
     network::fake::FakeNetwork,
     ssh::fake::FakeShell,
-    supervisor::fake::FakeSupervisor,
+    supervisor::{Supervisors, fake::FakeSupervisor},
 };
 use fireclaw_testkit::release::{Fault, Release, ReleasePage, checksum, script};
 use nix::{
@@ -284,10 +284,7 @@ fn doctor_installs_from_the_source_that_is_named() {
             exec: std::sync::Arc::new(SystemExec::default()),
             network: std::sync::Arc::new(FakeNetwork::new()),
             disks: std::sync::Arc::new(FakeDisks::default()),
-            supervisors: fireclaw_host::supervisor::Supervisors::new(
-                None,
-                std::sync::Arc::new(FakeSupervisor::new()),
-            ),
+            supervisors: Supervisors::new(None, std::sync::Arc::new(FakeSupervisor::new())),
             shell: std::sync::Arc::new(FakeShell::new(|_| Err(Error::new("ask", "no guest")))),
             gateway: std::sync::Arc::new(HttpGates),
         },

@@ -66,7 +66,7 @@ impl Finding {
         let fix = match &self.fix {
             Fix::None => None,
             Fix::Packages(packages) => Some(format!("apt-get install {}", packages.join(" "))),
-            Fix::Firewall | Fix::Firecracker(_) | Fix::Units => Some("fireclaw doctor --fix".to_owned()),
+            Fix::Firewall | Fix::Units | Fix::Firecracker(_) => Some("fireclaw doctor --fix".to_owned()),
             Fix::Command(command) => Some(command.clone()),
         };
         DoctorCheck {

@@ -68,9 +68,6 @@ const BROWSERS: [&str; 4] = [
     "/opt/google/chrome/chrome",
 ];
 
-/// Where a guest keeps what fireclaw has to remember there.
-pub const STATE_DIR: &str = "/var/lib/fireclaw";
-
 impl GuestPaths {
     /// A guest's file system that hangs under `root`.
     pub fn under(root: impl Into<PathBuf>) -> Self {
@@ -82,9 +79,12 @@ impl GuestPaths {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
+    /// The folder in a guest in which fireclaw keeps what it knows of it.
+    pub const VAR: &str = "/var/lib/fireclaw";
+
     /// The files of an instance.
     pub fn instance(id: &InstanceId) -> GuestFiles {
-        let (etc, var) = (PathBuf::from("/etc/fireclaw"), PathBuf::from(STATE_DIR));
+        let (etc, var) = (PathBuf::from("/etc/fireclaw"), PathBuf::from(Self::VAR));
         GuestFiles {
             unit: Path::new("/etc/systemd/system").join(id.guest_unit().as_str()),
             environment: etc.join(format!("openclaw-{id}.env")),

@@ -123,8 +123,9 @@ fn fill(
             let name = url.rsplit('/').next().unwrap_or_default();
             let (tarball, sums) = (dir.path().join("release.tgz"), dir.path().join("sums"));
             say(&format!("fetching {url}"));
-            download(exec, &format!("{url}{CHECKSUM_SUFFIX}"), &sums, None, "the checksum of the release")?;
-            download(exec, url, &tarball, None, "the release")?;
+            let published = format!("{url}{CHECKSUM_SUFFIX}");
+            download(exec, &published, &sums, None, &published)?;
+            download(exec, url, &tarball, None, url)?;
             let text = std::fs::read(&sums).context("read", sums.display())?;
             compare(&tarball, name, &String::from_utf8_lossy(&text))?;
             unpack::tarball(&tarball, url, arch, staged)?;

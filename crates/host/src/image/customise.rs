@@ -3,7 +3,7 @@
 
 mod units;
 
-use fireclaw_core::guest::USER_ID;
+use fireclaw_core::guest::{USER_ID, paths::GuestPaths};
 use serde_json::json;
 
 use super::BuildRequest;
@@ -33,7 +33,8 @@ pub const PREFIX: &str = "/opt/openclaw";
 pub const NODE_DIR: &str = "/opt/openclaw/node";
 /// OpenClaw's entry.
 pub const ENTRY: &str = "/opt/openclaw/lib/node_modules/openclaw/openclaw.mjs";
-pub use fireclaw_core::guest::{paths::STATE_DIR, unit::COMPILE_CACHE};
+/// Where Node keeps OpenClaw's compiled code.
+pub const COMPILE_CACHE: &str = "/var/cache/openclaw/compile";
 /// The marker that tells guest provisioning what the image carries.
 const MARKER: &str = "/etc/fireclaw/image.json";
 
@@ -133,7 +134,7 @@ fn machine_files() -> Vec<Entry> {
         file("/etc/fstab", 0o644, ""),
         link("/etc/resolv.conf", "/run/systemd/resolve/stub-resolv.conf"),
         Entry::Dir { path: "/var/log/journal".into(), mode: 0o2755, owner: Owner::Root },
-        Entry::Dir { path: STATE_DIR.into(), mode: 0o755, owner: Owner::Root },
+        Entry::Dir { path: GuestPaths::VAR.into(), mode: 0o755, owner: Owner::Root },
         file("/etc/systemd/journald.conf.d/10-fireclaw.conf", 0o644, include_str!("files/journald.conf")),
         file("/etc/ssh/sshd_config.d/10-fireclaw.conf", 0o644, include_str!("files/sshd.conf")),
         file("/etc/sudoers.d/90-fireclaw", 0o440, "ubuntu ALL=(ALL) NOPASSWD:ALL\n"),
