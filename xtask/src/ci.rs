@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("gcc", "gcc"),
     ("man", "man-db"),
     ("pgrep", "procps"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// One check.
