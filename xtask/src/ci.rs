@@ -27,6 +27,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
     ("npm", "npm"),
     ("lintian", "lintian"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// One check.

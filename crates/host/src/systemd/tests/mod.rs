@@ -1,6 +1,7 @@
 //! The supervisor against a systemd that speaks D-Bus and fails on demand.
 
 mod fake;
+mod serve;
 
 use std::path::PathBuf;
 
