@@ -22,7 +22,7 @@ const ABOUT: &[(&str, &str)] = &[
     ("supervisor", "auto, systemd or embedded."),
     (
         "memory_max",
-        "What a VM and its VMM may have at most, where the supervisor can hold them to it: bytes as 3G, auto or none.",
+        "What a VM and its VMM may have at most, where systemd holds them to it, as with all limits: 3G, auto or none.",
     ),
     ("cpu_quota", "Percent of one CPU, auto (the VM's CPUs and a half) or none."),
     ("tasks_max", "Threads and processes, auto (512) or none."),
@@ -31,18 +31,6 @@ const ABOUT: &[(&str, &str)] = &[
     ("io_write_max", "Bytes a second to it."),
     ("dns", "Resolvers in the guests; empty for those of the host."),
     ("insecure_registries", "Registries (HOST:PORT) from which guests pull images without TLS."),
-    (
-        "memory_max",
-        "At most so much memory for a VM and its VMM, such as 8G: auto (by the VM's size), none. By systemd only, as all limits.",
-    ),
-    ("cpu_quota", "Percent of one CPU: auto (by the VM's CPUs), none."),
-    ("tasks_max", "Threads and processes: auto, none."),
-    (
-        "io_weight",
-        "The share of the disk, 1 to 10000 where others have 100; bytes a second, such as 64M. Empty for no limit.",
-    ),
-    ("io_read_max", ""),
-    ("io_write_max", ""),
 ];
 
 /// The file's text.
