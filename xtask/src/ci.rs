@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dpkg-deb", "dpkg"),
     ("mmdebstrap", "mmdebstrap"),
     ("npm", "npm"),
+    ("node", "nodejs"),
     ("lintian", "lintian"),
     ("systemd-analyze", "systemd"),
 ];

@@ -7,15 +7,16 @@
 //!
 //! From 3 on a marker says that the gateway is not what the files say; a run that finds it starts the gateway anew.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use fireclaw_core::{
     error::Result,
     guest::{
         STOP_SECONDS, environment,
-        paths::{GuestFiles, GuestPaths},
+        paths::{GuestFiles, GuestPaths, PATIENCE},
         protocol::{Done, ProvisionRequest},
         settings::{self, Facts},
+        unit::PATIENCE_SCRIPT,
     },
     spec::value::Runtime,
 };
@@ -76,12 +77,21 @@ struct Target {
     configuration: Configuration,
 }
 
+/// The script that the unit names.
+fn write_patience(guest: &Guest<'_>) -> Result<()> {
+    let path = Path::new(PATIENCE);
+    guest.files.system_dir(path.parent().unwrap_or(path))?;
+    guest.files.write(path, PATIENCE_SCRIPT, 0o644).map(drop)
+}
+
 impl Run<'_, '_> {
     /// Steps 1 and 2: nothing that runs is touched. A refusal ends here.
     fn prepare(&mut self) -> Result<Target> {
         self.events.step("prepare the guest");
         self.guest.files.private_dir(&self.files.etc)?;
         self.guest.files.private_dir(&self.files.var)?;
+        // The check of a configuration in a container mounts it too.
+        write_patience(self.guest)?;
         let owner = account::ensure(self.guest, self.request.runtime, self.events, &mut self.changed)?;
         let (unit, validate) = self.runtime(&owner)?;
         let environment = environment::render(self.request);

@@ -57,6 +57,9 @@ const PACKAGES: [&str; 3] = [
     "/usr/lib/node_modules/openclaw",
 ];
 
+/// A script that Node loads before OpenClaw, readable for everybody.
+pub const PATIENCE: &str = "/usr/local/lib/fireclaw/patience.mjs";
+
 /// The folder of an image that fireclaw built.
 const OWN: &str = "/opt/openclaw";
 

@@ -5,7 +5,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use super::{EXIT_CONFIGURATION, GATEWAY_PORT, STOP_SECONDS, USER};
+use super::{EXIT_CONFIGURATION, GATEWAY_PORT, STOP_SECONDS, USER, paths::PATIENCE};
 use crate::id::InstanceId;
 
 /// What the native runtime starts.
@@ -41,6 +41,10 @@ const SERVICE: [(&str, &str); 4] = [
 /// The folder of Node's compile cache, below /var/cache. Node keeps a folder a user in it: only one that this user has warmed is warm.
 pub const COMPILE_CACHE: &str = "/var/cache/openclaw/compile";
 
+/// What Node loads before OpenClaw: gives OpenClaw time on machines that are too slow for a limit of its own. It lies at
+/// [`PATIENCE`].
+pub const PATIENCE_SCRIPT: &str = include_str!("patience.mjs");
+
 /// The environment of the native gateway that is not secret. The last variable keeps OpenClaw's launcher from starting Node a
 /// second time only to move the cache: one process and 60 MB less.
 pub fn native_environment() -> Vec<(&'static str, &'static str)> {
@@ -68,7 +72,7 @@ pub fn native(id: &InstanceId, environment: &Path, native: &Native<'_>) -> Strin
         unit,
         "Environment=PATH={bin}:/usr/local/bin:/usr/bin:/bin\n\
          EnvironmentFile={environment}\n\
-         ExecStart={node} {package}/openclaw.mjs gateway run --bind lan --port {GATEWAY_PORT}\n",
+         ExecStart={node} --import {PATIENCE} {package}/openclaw.mjs gateway run --bind lan --port {GATEWAY_PORT}\n",
         bin = native.node.parent().unwrap_or(Path::new("/usr/bin")).display(),
         environment = environment.display(),
         node = native.node.display(),
@@ -84,7 +88,10 @@ pub fn container(id: &InstanceId) -> String {
 
 /// Arguments of `docker run` that the gateway and the check of its configuration share.
 pub fn docker_mounts(docker: &Docker<'_>) -> Vec<String> {
-    vec!["--volume".to_owned(), format!("{}:/home/node/.openclaw", docker.state.display())]
+    [format!("{}:/home/node/.openclaw", docker.state.display()), format!("{PATIENCE}:{PATIENCE}:ro")]
+        .into_iter()
+        .flat_map(|volume| ["--volume".to_owned(), volume])
+        .collect()
 }
 
 /// The unit of the Docker runtime. The container is a child of the unit in all but its processes: it starts and ends with it,
@@ -107,7 +114,11 @@ pub fn docker(id: &InstanceId, environment: &Path, docker: &Docker<'_>) -> Strin
     for argument in docker_mounts(docker) {
         let _ = write!(unit, " {argument}");
     }
-    let _ = writeln!(unit, " {} node dist/index.js gateway --bind lan --port {GATEWAY_PORT}", docker.image);
+    let _ = writeln!(
+        unit,
+        " {} node --import {PATIENCE} dist/index.js gateway --bind lan --port {GATEWAY_PORT}",
+        docker.image
+    );
     let _ = writeln!(unit, "ExecStop=/usr/bin/docker stop -t {STOP_SECONDS} {name}");
     unit + &tail(STOP_SECONDS + 15)
 }
