@@ -2,7 +2,7 @@
 // are over. The thread needs a quarter of a second of a processor, which is five to eight seconds on an emulated one. On a
 // machine that is so slow that Node itself took long to get here, that one limit becomes two minutes; elsewhere nothing
 // is changed.
-const SLOW = 400;
+const SLOW = 150;
 const LIMIT = 5_000;
 const STRETCHED = 120_000;
 const WHOSE = "openclaw-state-lease-heartbeat";
