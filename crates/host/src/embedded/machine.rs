@@ -255,6 +255,11 @@ impl Machine {
                 self.phase = Phase::Terminating { until: by };
                 Some(Action::Terminate)
             }
+            // It ended by itself a moment ago and is cleaned up after. That it stays down is now somebody's decision.
+            Phase::Tidying { .. } => {
+                self.detail = None;
+                None
+            }
             // Asked again with less patience.
             Phase::Asking { until } | Phase::Awaiting { until } | Phase::Terminating { until } => {
                 *until = by.min(*until);

@@ -112,6 +112,16 @@ fn a_guest_that_powers_itself_off_stays_down_and_a_proxy_that_ends_does_not() {
 }
 
 #[test]
+fn what_is_stopped_while_it_is_cleaned_up_after_is_down_because_somebody_said_so() {
+    let now = Instant::now();
+    let mut machine = up(now);
+    assert_eq!(machine.on(Event::Ended(End::Code(3, None)), now), Some(Action::Clean));
+    assert_eq!(machine.on(Event::Stop(LONG), now), None);
+    machine.on(Event::Helped(true), now);
+    assert_eq!((machine.state(), machine.detail()), (State::Inactive, None));
+}
+
+#[test]
 fn pauses_grow_to_half_a_minute_and_then_it_has_failed() {
     let mut now = Instant::now();
     let mut machine = up(now);
