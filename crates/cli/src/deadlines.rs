@@ -19,6 +19,12 @@ pub const fn gateway() -> Duration {
     Duration::from_mins(15)
 }
 
+/// How long a report on one instance waits for its gateway's answer. A gateway that has just started on an emulated
+/// machine takes seconds for it.
+pub const fn look() -> Duration {
+    Duration::from_secs(10)
+}
+
 /// How long `list` waits for a gateway's answer.
 pub const fn glance() -> Duration {
     Duration::from_millis(1500)

@@ -165,7 +165,7 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
     let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, record.host_port));
     let inside = SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT));
     let health = if vm.state == State::Active {
-        app.host.gateway.health(&[outside, inside], deadlines::glance())?
+        app.host.gateway.health(&[outside, inside], deadlines::look())?
     } else {
         vec![Health::Down; 2]
     };
