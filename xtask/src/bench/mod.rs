@@ -3,6 +3,7 @@
 
 mod fleet;
 mod machine;
+mod proxy;
 mod start;
 
 use std::path::PathBuf;
@@ -21,12 +22,12 @@ pub fn run() -> Result<bool> {
         "# Benchmarks\n\nMade by `cargo xtask bench`. Compare the rows of one run; machines differ.\n\n",
     );
     page.push_str(&machine::describe());
-    for section in [start::run(&program)?, fleet::run(&program)?] {
+    for section in [start::run(&program)?, fleet::run(&program)?, proxy::run(&program)?] {
         page.push('\n');
         page.push_str(&section);
     }
     let path = shell::root().join("docs/BENCHMARKS.md");
-    // What was measured in another way (the proxy's load, a whole setup) stands behind this mark and is kept.
+    // What was measured in another way (a whole setup) stands behind this mark and is kept.
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     if let Some(rest) = kept.find(KEPT) {
         page.push('\n');
