@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fireclaw_core::error::{Error, Kind, Result};
+use fireclaw_core::error::{Kind, Result};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -221,10 +221,10 @@ impl From<SystemExec> for Box<dyn Exec> {
     }
 }
 
-#[cfg(any(test, feature = "fakes"))]
 /// An error for a program that the host lacks, before it is even tried.
-pub(crate) fn missing(program: &str) -> Error {
-    Error::new("find", format!("program {program}"))
+#[cfg(any(test, feature = "fakes"))]
+pub(crate) fn missing(program: &str) -> fireclaw_core::error::Error {
+    fireclaw_core::error::Error::new("find", format!("program {program}"))
         .kind(Kind::HostNotReady)
         .because("it is not installed")
         .hint("run `fireclaw doctor --fix`")
