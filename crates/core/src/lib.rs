@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alloc;
+pub mod egress;
 pub mod error;
 pub mod guest;
 pub mod id;

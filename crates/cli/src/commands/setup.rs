@@ -8,7 +8,7 @@ use fireclaw_core::{
     plan::{Action, Direction, Plan, Step},
     report::{SetupReport, StepTime},
     spec::{InstanceSpec, NetworkSpec, RawSetup, request::check_bot_is_free, vmm_choice::VmmChoice},
-    state::{Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
+    state::{Containment, Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
 };
 use fireclaw_host::{keys, lock};
 
@@ -167,6 +167,7 @@ fn plan<'a>(
         created_at: clock::now_rfc3339(),
         network: app.settings.network.clone(),
         provisioned: false,
+        containment: Containment::default(),
         unknown: Vec::new(),
     };
     let record = spec.changes.apply(&fresh)?;

@@ -105,7 +105,11 @@ fn render(records: &[InstanceRecord]) -> String {
             mac: record.vm_mac,
             ip: record.vm_ip,
             resolvers: record.dns.clone(),
-            egress: nft::Egress::Public,
+            egress: record.containment.egress.mode,
+            sidecar: record
+                .containment
+                .needs_sidecar()
+                .then(|| nft::Sidecar::of(record.host_port, &record.containment.egress)),
         };
         match networks.iter_mut().find(|(network, _)| *network == record.network) {
             Some((_, vms)) => vms.push(rules),
