@@ -14,6 +14,7 @@ pub mod guest;
 pub mod proxy;
 pub mod secrets;
 pub mod setup_checks;
+pub mod sidecar;
 pub mod steps;
 pub mod store;
 pub mod ui;

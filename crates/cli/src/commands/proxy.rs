@@ -18,5 +18,5 @@ pub fn run(app: &App, id: &str) -> Result<()> {
         ..ProxySpec::new(record.host_port, SocketAddr::from((record.vm_ip, GATEWAY_PORT)))
     };
     let ui = app.ui;
-    proxy::serve(&spec, || (), move |line| ui.warn(line))
+    proxy::serve(&spec, None, || (), move |line| ui.warn(line))
 }

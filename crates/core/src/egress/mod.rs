@@ -1,6 +1,7 @@
 //! Where an instance may connect to, as a person says it and as the sidecar and the firewall ask. Touches nothing.
 
 pub mod address;
+pub mod hello;
 mod name;
 mod preset;
 mod rule;
