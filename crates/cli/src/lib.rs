@@ -4,6 +4,7 @@ pub mod app;
 pub mod args;
 pub mod clock;
 pub mod commands;
+pub mod containment;
 pub mod deadlines;
 pub mod digest;
 pub mod doctor;

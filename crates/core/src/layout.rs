@@ -65,6 +65,10 @@ pub struct InstancePaths {
     pub provision_vars: PathBuf,
     /// The guest's pinned SSH host key.
     pub known_hosts: PathBuf,
+    /// Keys of model providers, where they stay on the host, 0600.
+    pub keys: PathBuf,
+    /// What the sidecar counts of their use, 0600.
+    pub usage: PathBuf,
     /// The journal of an operation that is under way or was cut short.
     pub journal: PathBuf,
     /// Held by the one fireclaw that works on the instance.
@@ -99,6 +103,8 @@ pub struct InstancePaths {
     pub stop_script: PathBuf,
     /// The VMM's API socket, unless `--api-sock` names another.
     pub api_sock: PathBuf,
+    /// Where the sidecar takes orders, 0600.
+    pub sidecar_sock: PathBuf,
     /// The jail of a Firecracker that runs.
     pub jail_dir: PathBuf,
     /// State of the embedded supervisor.
@@ -136,6 +142,7 @@ impl Layout {
         let paths = self.instance_unchecked(id);
         check_socket_path("API socket path", &paths.api_sock)?;
         check_socket_path("supervisor socket path", &paths.supervisor_sock)?;
+        check_socket_path("sidecar socket path", &paths.sidecar_sock)?;
         // OpenSSH connects on a name of 17 characters more, and each invocation adds its process id.
         let connecting = PathBuf::from(format!("{}.{:07}.{:016}", paths.ssh_control.display(), 0, 0));
         check_socket_path("SSH control path", &connecting)?;
@@ -154,6 +161,8 @@ impl Layout {
             token: state_dir.join(".token"),
             provision_vars: state_dir.join("provision.vars"),
             known_hosts: state_dir.join("known_hosts"),
+            keys: state_dir.join("keys"),
+            usage: state_dir.join("usage"),
             state_dir,
             journal: self.journals().join(format!("{id}.jsonl")),
             lock: self.locks().join(format!("{id}.lock")),
@@ -171,6 +180,7 @@ impl Layout {
             start_script: dir.join("start-vm.sh"),
             stop_script: dir.join("stop-vm.sh"),
             api_sock: dir.join("firecracker.socket"),
+            sidecar_sock: dir.join("sidecar.socket"),
             jail_dir: dir.join("jail"),
             supervisor_sock: supervisor_dir.join("control.sock"),
             supervisor_dir,
@@ -253,6 +263,8 @@ impl Layout {
             ("token", p.token),
             ("provision_vars", p.provision_vars),
             ("known_hosts", p.known_hosts),
+            ("keys", p.keys),
+            ("usage", p.usage),
             ("journal", p.journal),
             ("lock", p.lock),
             ("dir", p.dir),
@@ -270,6 +282,7 @@ impl Layout {
             ("start_script", p.start_script),
             ("stop_script", p.stop_script),
             ("api_sock", p.api_sock),
+            ("sidecar_sock", p.sidecar_sock),
             ("jail_dir", p.jail_dir),
             ("supervisor_dir", p.supervisor_dir),
             ("supervisor_sock", p.supervisor_sock),

@@ -99,7 +99,7 @@ pub struct Report {
 /// Something that was refused, once or often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// `dns`, `http`, `tls`, `tcp`, `broker`, `udp`.
+    /// `dns`, `http`, `tls`, `tcp`, `broker`, or by the firewall `tcp`, `udp`.
     pub via: String,
     /// The name or address, with the port where there is one.
     pub what: String,
@@ -107,7 +107,7 @@ pub struct Refusal {
     pub why: String,
     /// How often.
     pub times: u64,
-    /// Seconds since 1970 of the last time.
+    /// Seconds since 1970 of the last time; 0 where nobody knows.
     pub last: u64,
 }
 

@@ -1,10 +1,12 @@
 //! The command line as types. The doc comments are the help. Touches nothing.
 
+mod containment;
 mod setup;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use containment::{EgressAction, KeyArgs, KeysAction};
 pub use setup::{ChangeFlags, ProvisionArgs, SetupArgs};
 
 /// Run OpenClaw gateways, each in its own microVM.
@@ -100,6 +102,24 @@ pub enum Command {
         /// The instance
         #[arg(value_name = "ID")]
         id: String,
+    },
+    /// Where an instance may connect to, and what was refused
+    Egress {
+        /// The instance
+        #[arg(value_name = "ID")]
+        id: String,
+        /// What to do
+        #[command(subcommand)]
+        action: EgressAction,
+    },
+    /// Provider keys that stay on the host
+    Keys {
+        /// The instance
+        #[arg(value_name = "ID")]
+        id: String,
+        /// What to do
+        #[command(subcommand)]
+        action: KeysAction,
     },
     /// Remove an instance and everything of it
     Destroy(DestroyArgs),

@@ -4,9 +4,11 @@ pub mod clean;
 pub mod completion;
 pub mod destroy;
 pub mod doctor;
+pub mod egress;
 pub mod guest;
 pub mod halt;
 pub mod image;
+pub mod keys;
 pub mod lifecycle;
 pub mod list;
 pub mod logs;
@@ -49,6 +51,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Logs(args) => logs::run(&app(false)?, &args),
         Command::Shell { id, command } => shell::run(&app(false)?, &id, &command),
         Command::Token { id } => done(token::run(&app(false)?, &id)),
+        Command::Egress { id, action } => done(egress::run(&app(action.is_quiet())?, &id, &action)),
+        Command::Keys { id, action } => done(keys::run(&app(action.output().quiet)?, &id, &action)),
         Command::Destroy(args) => done(destroy::run(&app(args.target.output.quiet)?, &args)),
         Command::Doctor { fix, output } => doctor::run(&app(output.quiet)?, fix, output),
         Command::Image(command) => done(image::run(command)),

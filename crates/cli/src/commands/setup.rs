@@ -16,7 +16,7 @@ use super::{image, show_plan};
 use crate::{
     app::App,
     args::SetupArgs,
-    clock,
+    clock, containment,
     doctor::{self, Need},
     engine::Engine,
     fleet, secrets,
@@ -170,9 +170,10 @@ fn plan<'a>(
         containment: Containment::default(),
         unknown: Vec::new(),
     };
-    let record = spec.changes.apply(&fresh)?;
+    let record = containment::completed(spec.changes.apply(&fresh)?, spec.changes.key_mode().is_none())?;
     check_bot_is_free(&record, &app.store().records()?)?;
     checks::warn_of_missing_key(app, &record);
+    containment::warn(app, &record);
     let steps = Steps::of_new(app, record.clone(), boot.files.clone(), allocation_lock);
     Ok((steps, Plan::setup(&spec.id), record))
 }

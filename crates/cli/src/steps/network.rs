@@ -43,9 +43,24 @@ impl Steps<'_> {
         } else {
             network.install_firewall(&render(&remaining))?;
         }
+        self.remove_unused_bridge(&remaining, damaged)
+    }
+
+    /// Two that leave at once each leave the bridge and the rules to the other while both have a record. Whose record goes last
+    /// takes them along.
+    pub(super) fn leave_for_good(&self) -> Result<()> {
+        let _lock = hold(self.app)?;
+        let (remaining, damaged) = others(self.app, &self.id)?;
+        if remaining.is_empty() && !damaged {
+            self.app.host.network.remove_firewall()?;
+        }
+        self.remove_unused_bridge(&remaining, damaged)
+    }
+
+    fn remove_unused_bridge(&self, remaining: &[InstanceRecord], damaged: bool) -> Result<()> {
         let spec = self.record.as_ref().map_or(&self.app.settings.network, |record| &record.network);
         let shared = damaged || remaining.iter().any(|record| record.network.bridge == spec.bridge);
-        if shared { Ok(()) } else { network.remove_bridge(&spec.bridge) }
+        if shared { Ok(()) } else { self.app.host.network.remove_bridge(&spec.bridge) }
     }
 }
 

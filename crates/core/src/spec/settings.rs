@@ -1,10 +1,11 @@
 //! Settings of the host: environment over `/etc/fireclaw/config.toml` over defaults, each with where it came from.
 //! Touches nothing: the environment and the file's text are handed in.
 
-use std::{fmt, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf};
 
 use super::{DiskSize, NetworkSpec, SupervisorKind, VmmKind, value};
 use crate::{
+    broker::Provider,
     error::{Error, Kind, Result},
     layout::Layout,
     state::record_defaults::OPENCLAW_IMAGE,
@@ -67,6 +68,11 @@ pub struct Settings {
     pub dns: Option<Vec<Ipv4Addr>>,
     /// `insecure_registries` of the configuration file: `HOST:PORT` from which guests pull images without TLS.
     pub insecure_registries: Vec<String>,
+    /// `provider_anthropic`, `provider_openai`, `provider_minimax` of the configuration file: `HOST:PORT` in place of a
+    /// provider's own address, for the key broker.
+    pub provider_authorities: BTreeMap<Provider, String>,
+    /// `provider_ca` of the configuration file: an authority more that the key broker trusts, as PEM.
+    pub provider_ca: Option<PathBuf>,
     /// Every value with its origin.
     pub shown: Vec<Shown>,
 }
@@ -87,8 +93,16 @@ const KNOWN: &[(&str, &str, &str)] = &[
 ];
 
 /// What only the configuration file holds.
-const FILE_ONLY: &[(&str, &str)] =
-    &[("vmm", "auto"), ("supervisor", "auto"), ("dns", ""), ("insecure_registries", "")];
+const FILE_ONLY: &[(&str, &str)] = &[
+    ("vmm", "auto"),
+    ("supervisor", "auto"),
+    ("dns", ""),
+    ("insecure_registries", ""),
+    ("provider_anthropic", ""),
+    ("provider_openai", ""),
+    ("provider_minimax", ""),
+    ("provider_ca", ""),
+];
 
 impl Settings {
     /// The path of the configuration file.
@@ -160,6 +174,15 @@ impl Settings {
                 .filter(|registry| !registry.is_empty())
                 .map(str::to_owned)
                 .collect(),
+            provider_authorities: Provider::ALL
+                .into_iter()
+                .map(|provider| (provider, get(&format!("provider_{provider}")).to_owned()))
+                .filter(|(_, authority)| !authority.is_empty())
+                .collect(),
+            provider_ca: match get("provider_ca") {
+                "" => None,
+                text => Some(absolute("provider_ca", text)?),
+            },
             shown,
         })
     }

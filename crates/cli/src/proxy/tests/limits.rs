@@ -91,8 +91,8 @@ fn the_idle_limit_ends_quiet_connections_and_only_those() {
 fn a_port_that_is_taken_is_an_error_that_says_how_to_find_who_has_it() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let error =
-        serve(&ProxySpec::new(port, taken.local_addr().unwrap()), None, || panic!("ready"), |_| {}).unwrap_err();
+    let error = serve(&ProxySpec::new(port, taken.local_addr().unwrap()), None, || panic!("ready"), |_| {})
+        .unwrap_err();
     assert!(
         error.one_line().starts_with(&format!("cannot listen on 127.0.0.1:{port}: ")),
         "{}",
