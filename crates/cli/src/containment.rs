@@ -135,13 +135,12 @@ pub fn ask(app: &App, id: &InstanceId) -> Option<Report> {
 pub fn report(app: &App, record: &InstanceRecord) -> Result<ContainmentReport> {
     let containment = &record.containment;
     let live = ask(app, &record.id);
-    let usage: BTreeMap<Provider, Usage> = match &live {
-        Some(report) => report.usage.clone(),
-        None => {
-            let path = app.settings.layout.instance(&record.id)?.usage;
-            let text = fs::read_if_there(&path).ok().flatten();
-            text.and_then(|text| serde_json::from_str(text.trim()).ok()).unwrap_or_default()
-        }
+    let usage: BTreeMap<Provider, Usage> = if let Some(report) = &live {
+        report.usage.clone()
+    } else {
+        let path = app.settings.layout.instance(&record.id)?.usage;
+        let text = fs::read_if_there(&path).ok().flatten();
+        text.and_then(|text| serde_json::from_str(text.trim()).ok()).unwrap_or_default()
     };
     Ok(ContainmentReport {
         egress: containment.egress.mode.to_string(),

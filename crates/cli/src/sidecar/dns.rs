@@ -116,7 +116,8 @@ async fn fill(sidecar: &Sidecar, question: &Message, reply: &mut Message) -> Res
     let name = HostName::from_wire(&shown).filter(|name| sidecar.orders().policy.resolves(name));
     let Some(name) = name else {
         // Programs ask for the names of addresses all the time, and nobody would allow those.
-        if !shown.to_ascii_lowercase().trim_end_matches('.').ends_with(".arpa") {
+        let top = shown.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+        if !top.eq_ignore_ascii_case("arpa") {
             sidecar.refuse("dns", shown.trim_end_matches('.'), "not on the list");
         }
         return ResponseCode::NXDomain;

@@ -63,10 +63,12 @@ pub(super) fn answer(status: StatusCode, kind: &'static str, text: String) -> Re
     response
 }
 
+type Seen = Box<dyn FnMut(Option<&Bytes>) + Send>;
+
 /// A body that tells of every piece, and of its end or its being broken off.
 pub(super) struct Metered<B> {
     inner: B,
-    seen: Box<dyn FnMut(Option<&Bytes>) + Send>,
+    seen: Seen,
     ended: bool,
 }
 

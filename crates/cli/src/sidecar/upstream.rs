@@ -113,13 +113,12 @@ pub(super) async fn connect(sidecar: &Rc<Sidecar>, provider: Provider) -> Result
 
 /// Where the host's administrator says, be it private.
 async fn elsewhere(sidecar: &Sidecar, host: &str, port: u16) -> Result<TcpStream, String> {
-    let ip = match host.parse::<IpAddr>() {
-        Ok(ip) => ip,
-        Err(_) => {
-            let name = HostName::from_wire(host).ok_or("a host that is no name")?;
-            let found = sidecar.resolver.lookup(&name).await?;
-            IpAddr::V4(*found.first().ok_or("the name has no address")?)
-        }
+    let ip = if let Ok(ip) = host.parse::<IpAddr>() {
+        ip
+    } else {
+        let name = HostName::from_wire(host).ok_or("a host that is no name")?;
+        let found = sidecar.resolver.lookup(&name).await?;
+        IpAddr::V4(*found.first().ok_or("the name has no address")?)
     };
     let connecting = TcpStream::connect(SocketAddr::new(ip, port));
     let stream = timeout(HANDSHAKE, connecting).await.map_err(|_| "no answer".to_owned())?;

@@ -55,7 +55,7 @@ fn raw(from: &Namespace, frame: &[u8]) {
         let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).unwrap();
         let index = nix::net::if_::if_nametoindex("eth0").unwrap();
         let raw = nix::libc::sockaddr_ll {
-            sll_family: nix::libc::AF_PACKET as u16,
+            sll_family: u16::try_from(nix::libc::AF_PACKET).unwrap(),
             sll_protocol: 0,
             sll_ifindex: i32::try_from(index).unwrap(),
             sll_hatype: 0,
@@ -379,7 +379,7 @@ fn rebind(stage: &Stage, marker: &str, to: [u8; 4]) {
     stage.dns.set(&name, &[to]);
     // A guest of the open world goes where its own resolver says.
     let found = ask(&stage.a, RESOLVER, &name, 1).map(|(_, found)| found).unwrap_or_default();
-    let address = found.first().map_or(to, |ip| ip.octets());
+    let address = found.first().map_or(to, std::net::Ipv4Addr::octets);
     let other = format!("{marker}2.wild.example");
     stage.dns.set(&other, &[to]);
     say(&stage.a, address, 80, get(&name, marker).replace(marker, &format!("{marker}-x")).as_bytes());
@@ -427,7 +427,7 @@ fn prepare(stage: &Stage) {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the count is the suite's result")]
+#[expect(clippy::print_stdout, clippy::disallowed_macros, reason = "the count is the suite's result")]
 fn every_attack_succeeds_without_us_and_fails_with_us() {
     let (open, guarded) = (Stage::open(), Stage::by_list(&RULES));
     prepare(&open);

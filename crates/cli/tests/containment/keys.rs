@@ -83,7 +83,7 @@ fn orders(providers: &[Provider], budget: Option<u32>) -> Orders {
     let keys = providers
         .iter()
         .map(|&provider| BrokerKey { provider, key: Secret::new(format!("{KEY}-{provider}")) });
-    let broker = broker(TOKEN, keys.collect()).map(|broker| BrokerOrders { budget, ..broker });
+    let broker = Some(BrokerOrders { budget, ..broker(TOKEN, keys.collect()) });
     Orders { policy: EgressPolicy::default(), broker }
 }
 
@@ -276,8 +276,8 @@ fn a_guest_that_gives_up_takes_its_request_with_it_and_a_provider_that_breaks_of
 
 #[test]
 fn large_bodies_pass_both_ways_in_little_memory() {
-    let world = World::new(&[Provider::Anthropic]);
     const SIZE: usize = 64 << 20;
+    let world = World::new(&[Provider::Anthropic]);
     let mut guest = world.guest();
     guest.send(format!("POST /anthropic/v1/files HTTP/1.1\r\nHost: b\r\nx-api-key: {TOKEN}\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes());
     let mut writer = guest.0.get_ref().try_clone().unwrap();

@@ -6,6 +6,7 @@
 
 mod attacks;
 mod client;
+mod commands;
 #[allow(dead_code, reason = "shared with the tests of the network")]
 #[path = "../../../host/tests/network/frame.rs"]
 mod frame;

@@ -51,7 +51,9 @@ const GRACE: Duration = Duration::from_millis(60);
 
 /// Everything that anybody heard: at which address, and what.
 #[derive(Clone, Default)]
-pub struct Heard(Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>);
+pub struct Heard(Arc<Mutex<Vec<Said>>>);
+
+type Said = (SocketAddr, Vec<u8>);
 
 impl Heard {
     pub fn has(&self, marker: &str) -> bool {
@@ -188,6 +190,19 @@ impl Stage {
         Self::guarded(Orders { policy: policy(rules), broker: None }, &Upstreams::default())
     }
 
+    /// The stage alone, for a sidecar that a test starts itself.
+    pub fn unserved() -> Self {
+        Self::make(true)
+    }
+
+    /// The rules of an instance of before.
+    pub fn install_public(&self) {
+        let port = &self.ports[0];
+        let rules = crate::lab::rules_of(port, Egress::Public);
+        let text = ruleset(&[(NetworkSpec::default(), vec![rules])], &Options::default());
+        self.lab.host.run(|| network().install_firewall(&text).unwrap());
+    }
+
     fn make(guarded: bool) -> Self {
         let lab = Lab::make();
         lab.internet.run(|| {
@@ -314,8 +329,8 @@ impl Stage {
     }
 }
 
-pub fn broker(token: &str, keys: Vec<fireclaw_core::sidecar::BrokerKey>) -> Option<BrokerOrders> {
-    Some(BrokerOrders { token: fireclaw_core::secret::Secret::new(token), keys, budget: None })
+pub fn broker(token: &str, keys: Vec<fireclaw_core::sidecar::BrokerKey>) -> BrokerOrders {
+    BrokerOrders { token: fireclaw_core::secret::Secret::new(token), keys, budget: None }
 }
 
 /// The first of all tests: whatever fails later, no packet leaves the machine.

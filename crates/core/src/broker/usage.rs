@@ -131,7 +131,7 @@ mod tests {
     fn nothing_grows_without_end() {
         let mut counter = Counter::of("text/event-stream").unwrap();
         for _ in 0..100 {
-            counter.push(&[b'x'; 64 << 10]);
+            counter.push(&vec![b'x'; 64 << 10]);
             assert!(counter.kept.capacity() <= 2 * LONGEST);
         }
         counter.push(b"\ndata: {\"usage\":{\"output_tokens\":1}}\n");

@@ -14,7 +14,7 @@ impl HostName {
         &self.0
     }
 
-    /// A name as it comes over the wire: in a question, a Host header, a ClientHello. ASCII only; `None` is not a name.
+    /// A name as it comes over the wire: in a question, a Host header, a `ClientHello`. ASCII only; `None` is not a name.
     pub fn from_wire(text: &str) -> Option<Self> {
         let text = text.strip_suffix('.').unwrap_or(text);
         let good =

@@ -147,6 +147,13 @@ fn inet_table(
          \t\tflags dynamic,timeout\n\t\ttimeout 1h\n\t}}"
     );
 
+    ways_in(text);
+    ways_through(text);
+    text.push_str("}\n");
+}
+
+/// What a VM may send to the host, and what is turned to its sidecar.
+fn ways_in(text: &mut String) {
     // Before `dstnat`: the address is still the one that the guest wrote.
     chain(
         text,
@@ -205,6 +212,10 @@ fn inet_table(
             "ip saddr . tcp dport @redirected redirect to :ip saddr map @sidecar_of",
         ],
     );
+}
+
+/// What a VM may send through the host, and what may come to it.
+fn ways_through(text: &mut String) {
     chain(
         text,
         "forward",
@@ -247,7 +258,6 @@ fn inet_table(
         Some("nat hook postrouting priority srcnat"),
         &["ip saddr @vms oifname != @bridges masquerade"],
     );
-    text.push_str("}\n");
 }
 
 /// A mapping is a set with a value; a VM has one sidecar, so no key comes twice.

@@ -176,7 +176,7 @@ impl InstanceRecord {
 
     /// The text of `.env`. Refuses a value that would not come back the same.
     pub fn render_env(&self) -> Result<String> {
-        let key = |secret: &Option<Secret>| self.key_line(secret);
+        let key = |secret: &Option<Secret>| self.key_line(secret.as_ref());
         let mut lines = Lines::default();
         lines.push("INSTANCE_ID", self.id.as_str());
         lines.push("HOST_PORT", self.host_port.to_string());
@@ -223,7 +223,7 @@ impl InstanceRecord {
         here.then(|| self.keys.render()).transpose()
     }
 
-    fn key_line(&self, key: &Option<Secret>) -> String {
+    fn key_line(&self, key: Option<&Secret>) -> String {
         match key {
             Some(key) if self.containment.keys == KeyMode::Guest => key.expose().to_owned(),
             _ => String::new(),
@@ -232,7 +232,7 @@ impl InstanceRecord {
 
     /// The text of `provision.vars`.
     pub fn render_provision_vars(&self) -> Result<String> {
-        let key = |secret: &Option<Secret>| self.key_line(secret);
+        let key = |secret: &Option<Secret>| self.key_line(secret.as_ref());
         let mut lines = Lines::default();
         lines.push("INSTANCE_ID", self.id.as_str());
         lines.push("TELEGRAM_TOKEN", self.telegram_token.as_ref().map(Secret::expose).unwrap_or_default());
