@@ -410,7 +410,7 @@ fn a_provider_with_a_certificate_of_nobody_gets_no_key() {
 }
 
 /// A whole agent turn of a real `OpenClaw` that was configured as a guest is, in a guest's network. Needs the folder that
-/// crates/testkit/tests/real_openclaw.rs names.
+/// `crates/testkit/tests/real_openclaw.rs` names.
 #[test]
 #[ignore = "needs OpenClaw: see real_openclaw.rs"]
 fn a_real_agent_answers_with_a_key_that_it_never_sees() {
@@ -432,8 +432,13 @@ fn a_real_agent_answers_with_a_key_that_it_never_sees() {
     let World { stage, listener, tls, _ca } = world;
     drop(listener);
     let stand_in = stage.lab.internet.run(|| {
-        provider::Provider::start_with((Ipv4Addr::from(PLACE), PORT), Some(tls), "the answer is forty-two")
-            .unwrap()
+        let started = provider::Provider::start_with(
+            (Ipv4Addr::from(PLACE), PORT),
+            Some(tls),
+            "the answer is forty-two",
+        );
+        // Its end connects to its own address from whatever network its owner is in: it has none, and ends with the process.
+        &*Box::leak(Box::new(started.unwrap()))
     });
     // What provisioning makes of a record whose keys are on the host.
     let env = format!(
