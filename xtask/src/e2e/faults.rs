@@ -53,7 +53,7 @@ pub fn vm_killed(world: &mut World) -> Result<()> {
 /// The supervisor dies; the VM runs on, is still seen, and the next command replaces the supervisor.
 pub fn supervisor_killed(world: &mut World) -> Result<()> {
     let vm = world.vm_pid(ID)?;
-    let supervisor = shell::must("pgrep", &["-f", &format!("fireclaw supervise {ID}")])?;
+    let supervisor = shell::must("pgrep", &["-f", &format!("supervise {ID}$")])?;
     shell::must("kill", &["-9", supervisor.lines().next().unwrap_or("0")])?;
     let status = world.status(ID)?;
     same("vm", &status["vm"], &Value::from("active"))?;
@@ -61,15 +61,16 @@ pub fn supervisor_killed(world: &mut World) -> Result<()> {
     world.ok(&["start", ID])?;
     same("the VMM", &world.vm_pid(ID)?, &vm)?;
     world.until("a new supervisor", 10, || {
-        Ok(shell::must("pgrep", &["-f", &format!("fireclaw supervise {ID}")])? != supervisor)
+        Ok(shell::must("pgrep", &["-f", &format!("supervise {ID}$")])? != supervisor)
     })
 }
 
 /// `poweroff` inside stays off, and is told as what it is.
 pub fn powered_off(world: &mut World) -> Result<()> {
-    world.ask(&["shell", ID, "sudo systemctl poweroff"])?;
-    world.until("the end of the VM", 120, || Ok(world.vm_pid(ID).is_err()))?;
-    world.until("the status", 10, || Ok(world.status(ID)?["vm"] == "inactive"))?;
+    // A bot that cannot reach Telegram keeps the gateway from ending for as long as systemd lets it, which is minutes.
+    let end = format!("sudo systemctl kill --signal=SIGKILL openclaw-{ID}.service; sudo systemctl poweroff");
+    world.ask(&["shell", ID, &end])?;
+    world.until("the end of the VM", 420, || Ok(world.status(ID)?["vm"] == "inactive"))?;
     let text = world.ok(&["status", ID])?.text();
     ensure(text.contains("from inside"), || format!("the status does not say why: {text}"))?;
     world.refused(1, &["shell", ID, "true"], "log in")?;
