@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod e2e;
+mod lab;
 mod say;
 mod shell;
 
@@ -30,6 +31,8 @@ enum Command {
     Bench,
     /// The end-to-end tests: a real VM with a real OpenClaw
     E2e(e2e::Options),
+    /// Scenarios on a whole host in a VM: systemd, KVM, Firecracker, reboots, power cuts, neighbours
+    Lab(lab::Options),
     /// The hosts of the end-to-end tests' internet, in a network namespace of their own
     #[command(hide = true)]
     Internet(e2e::internet::Options),
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Ci { fast } => ci::run(fast),
         Command::Bench => bench::run(),
         Command::E2e(options) => e2e::run(&options),
+        Command::Lab(options) => lab::run(&options),
         Command::Internet(options) => e2e::internet::serve(&options).map(|()| true),
     };
     match result {

@@ -5,7 +5,7 @@
 //! Debian packages: `qemu-system-x86` (`qemu-system-arm` on arm64).
 
 pub mod qmp;
-mod tsc;
+pub mod tsc;
 
 use std::{
     fs::{File, Metadata},
