@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod jail;
+mod libraries;
 mod version;
 
 use std::{
@@ -109,20 +110,25 @@ impl Vmm for Firecracker {
     fn prepare(&self, spec: &VmSpec) -> Result<Launch> {
         let installed = self.installed()?;
         let fsize = check(spec, installed.version)?;
+        let libraries = libraries::of(&*self.exec, &installed.firecracker)?;
         socket::refuse_running(&spec.api_sock)?;
         fireclaw_core::layout::check_socket_path("API socket path", &spec.api_sock)?;
         crate::vmm::clean(&spec.api_sock, &spec.jail_dir)?;
 
         let jail = Jail::make(&spec.jail_dir, &installed.firecracker, &spec.id)?;
         write_config(spec)?;
-        let share = |source: &Path, name: &str, how| jail.share(source, name, how, (spec.uid, spec.gid));
-        share(&spec.kernel, jail_file::KERNEL, Share::AsItIs)?;
+        let owner = (spec.uid, spec.gid);
+        jail.share(&spec.kernel, jail_file::KERNEL, Share::AsItIs, owner)?;
         if let Some(initrd) = &spec.initrd {
-            share(initrd, jail_file::INITRD, Share::AsItIs)?;
+            jail.share(initrd, jail_file::INITRD, Share::AsItIs, owner)?;
         }
-        share(&spec.disk, jail_file::DISK, Share::Own)?;
-        share(&spec.seed, jail_file::SEED, Share::Read)?;
-        share(&spec.vmm_config, jail_file::CONFIG, Share::Read)?;
+        jail.share(&spec.disk, jail_file::DISK, Share::Own, owner)?;
+        jail.share(&spec.seed, jail_file::SEED, Share::Read, owner)?;
+        jail.share(&spec.vmm_config, jail_file::CONFIG, Share::Read, owner)?;
+        for library in &libraries {
+            // Found by name through any symlink; in the jail it lies under that name.
+            jail.share(library, library.strip_prefix("/").unwrap_or(library), Share::AsItIs, owner)?;
+        }
         // The path inside the jail is longer than a socket's path may be; through a symlink any length is reached.
         symlink(jail.path(jail_file::SOCKET), &spec.api_sock).context("link", spec.api_sock.display())?;
 
