@@ -7,6 +7,7 @@ use fireclaw_core::{
     error::{Error, Kind, Result},
     id::InstanceId,
     spec::Settings,
+    state::InstanceRecord,
 };
 use fireclaw_host::{
     disk::{Disks, SystemDisks},
@@ -17,7 +18,8 @@ use fireclaw_host::{
     lock::{self, Lock},
     network::{Network, SystemNetwork},
     ssh::{GuestShell, SystemShell},
-    supervisor::Supervisor,
+    supervisor::{Supervisor, Supervisors},
+    systemd::{self, SystemdSupervisor},
 };
 
 use crate::{
@@ -38,7 +40,7 @@ pub struct Host {
     /// Disks of instances.
     pub disks: Arc<dyn Disks>,
     /// Who keeps the services running.
-    pub supervisor: Arc<dyn Supervisor>,
+    pub supervisors: Supervisors,
     /// SSH to guests.
     pub shell: Arc<dyn GuestShell>,
     /// HTTP to gateways.
@@ -65,14 +67,12 @@ impl App {
         let settings = Settings::resolve(&|name| std::env::var(name).ok(), config.as_deref())?;
         let interrupt = Interrupt::from_signals()?;
         let exec: Arc<dyn Exec> = Arc::new(SystemExec::new(interrupt.clone()));
-        let supervisor =
-            EmbeddedSupervisor::new(settings.layout.clone(), own_program()?, settings.child_environment())
-                .interruptible(interrupt.clone());
+        let supervisors = supervisors(&settings, &interrupt)?;
         Ok(Self {
             host: Host {
                 network: Arc::new(SystemNetwork::new(Arc::clone(&exec))),
                 disks: Arc::new(SystemDisks::new(Arc::clone(&exec), interrupt.clone())),
-                supervisor: Arc::new(supervisor),
+                supervisors,
                 shell: Arc::new(SystemShell::new(Arc::clone(&exec))),
                 gateway: Arc::new(HttpGates),
                 exec,
@@ -81,6 +81,11 @@ impl App {
             interrupt,
             ui: Ui::new(quiet, std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())),
         })
+    }
+
+    /// Who keeps an instance running.
+    pub fn supervisor_of(&self, record: &InstanceRecord) -> &dyn Supervisor {
+        self.host.supervisors.of(record.supervisor)
     }
 
     /// The records.
@@ -123,6 +128,18 @@ impl App {
             .because("fireclaw is not run as root")
             .hint("run it with sudo"))
     }
+}
+
+/// The supervisors of this host: systemd's where it is PID 1, and always the embedded one.
+fn supervisors(settings: &Settings, interrupt: &Interrupt) -> Result<Supervisors> {
+    let (layout, program) = (&settings.layout, own_program()?);
+    let systemd = systemd::is_booted().then(|| {
+        let units = SystemdSupervisor::new(layout.clone(), program.clone(), settings.unit_environment());
+        Arc::new(units.interruptible(interrupt.clone())) as Arc<dyn Supervisor>
+    });
+    let embedded = EmbeddedSupervisor::new(layout.clone(), program, settings.child_environment())
+        .interruptible(interrupt.clone());
+    Ok(Supervisors::new(systemd, Arc::new(embedded)))
 }
 
 /// The path of this program, as children are to call it: without the mark of a file that was replaced while we run.

@@ -10,6 +10,7 @@ use fireclaw_core::{
     error::Result,
     id::InstanceId,
     report::{AllocationReport, DiskReport, Health, InstanceRow, StatusCheck, StatusReport, UnitState},
+    spec::SupervisorKind,
     state::InstanceRecord,
 };
 use fireclaw_host::{
@@ -22,7 +23,8 @@ use crate::{app::App, deadlines, engine::Past, store::Found};
 /// The rows of all instances, by name.
 pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
     let found = app.store().all()?;
-    let mut rows: Vec<InstanceRow> = found.iter().map(|found| row(app, found)).collect();
+    let states = states(app, &found);
+    let mut rows: Vec<InstanceRow> = found.iter().map(|found| row(app, found, &states)).collect();
     let asked: Vec<(usize, SocketAddr)> = rows
         .iter()
         .enumerate()
@@ -48,21 +50,47 @@ fn set_health(row: &mut InstanceRow, health: Health) {
     };
 }
 
-fn row(app: &App, found: &Found) -> InstanceRow {
+type States = BTreeMap<InstanceId, [State; 2]>;
+
+/// The services of all instances: each supervisor is asked once.
+fn states(app: &App, found: &[Found]) -> States {
+    let supervisors = &app.host.supervisors;
+    let mut states = States::new();
+    for kind in [SupervisorKind::Systemd, SupervisorKind::Embedded] {
+        let ids: Vec<&InstanceId> = found
+            .iter()
+            .filter_map(|found| if let Found::Instance(record) = found { Some(record) } else { None })
+            .filter(|record| supervisors.kind_for(record.supervisor) == kind)
+            .map(|record| &record.id)
+            .collect();
+        if ids.is_empty() {
+            continue;
+        }
+        let known = supervisors.of(kind).states(&ids).unwrap_or_else(|error| {
+            app.ui.warn(&error.one_line());
+            vec![[State::Unknown; 2]; ids.len()]
+        });
+        states.extend(ids.into_iter().cloned().zip(known));
+    }
+    states
+}
+
+fn row(app: &App, found: &Found, states: &States) -> InstanceRow {
     match found {
         Found::Damaged { name, error } => damaged(app, name, error.one_line()),
         Found::Instance(record) => {
-            let state = |service| unit_state(service_status(app, &record.id, service).state);
+            let [vm, proxy] =
+                states.get(&record.id).map_or([UnitState::Unknown; 2], |states| states.map(unit_state));
             let mut row = InstanceRow {
                 id: record.id.to_string(),
                 vm_ip: Some(record.vm_ip.to_string()),
                 host_port: Some(record.host_port),
-                vm: state(Service::Vm),
-                proxy: state(Service::Proxy),
+                vm,
+                proxy,
                 guest: UnitState::Inactive,
                 health: Health::Down,
                 vmm: Some(record.vmm.to_string()),
-                supervisor: Some(record.supervisor.to_string()),
+                supervisor: Some(app.host.supervisors.kind_for(record.supervisor).to_string()),
                 runtime: Some(record.runtime.to_string()),
                 image: Some(record.image.clone()),
                 model: Some(record.model.clone()),
@@ -111,8 +139,8 @@ fn interrupted(app: &App, id: &InstanceId) -> Option<String> {
 }
 
 /// A service's status; an error of the supervisor is a state like another here.
-pub fn service_status(app: &App, id: &InstanceId, service: Service) -> ServiceStatus {
-    app.host.supervisor.status(id, service).unwrap_or_else(|error| ServiceStatus {
+pub fn service_status(app: &App, record: &InstanceRecord, service: Service) -> ServiceStatus {
+    app.supervisor_of(record).status(&record.id, service).unwrap_or_else(|error| ServiceStatus {
         detail: Some(error.one_line()),
         ..ServiceStatus::of(State::Unknown)
     })
@@ -131,9 +159,9 @@ const fn unit_state(state: State) -> UnitState {
 
 /// One instance in depth.
 pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
-    let mut row = row(app, &Found::Instance(Box::new(record.clone())));
-    let vm = service_status(app, &record.id, Service::Vm);
-    let proxy = service_status(app, &record.id, Service::Proxy);
+    let [vm, proxy] = Service::ALL.map(|service| service_status(app, record, service));
+    let states = States::from([(record.id.clone(), [vm.state, proxy.state])]);
+    let mut row = row(app, &Found::Instance(Box::new(record.clone())), &states);
     let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, record.host_port));
     let inside = SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT));
     let health = if vm.state == State::Active {

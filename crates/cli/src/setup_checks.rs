@@ -46,15 +46,14 @@ pub fn vmm(app: &App, spec: &InstanceSpec, may_install: bool) -> Result<VmmChoic
 
 /// The supervisor of this host.
 pub fn supervisor(app: &App, spec: &InstanceSpec) -> Result<SupervisorKind> {
-    let here = app.host.supervisor.kind();
+    let supervisors = &app.host.supervisors;
     match spec.supervisor {
-        Some(wanted) if wanted != here => Err(Error::refused(
-            "--supervisor",
-            wanted,
-            format!("this fireclaw keeps VMs running by `{here}` on this host"),
-        )
-        .hint("leave the flag out, or say auto")),
-        _ => Ok(here),
+        Some(wanted) if !supervisors.has(wanted) => {
+            Err(Error::refused("--supervisor", wanted, "it is not PID 1 of this host")
+                .hint("leave the flag out, or say auto"))
+        }
+        Some(wanted) => Ok(wanted),
+        None => Ok(supervisors.auto()),
     }
 }
 

@@ -25,7 +25,7 @@ use fireclaw_host::{
     interrupt::Interrupt,
     network::fake::FakeNetwork,
     ssh::fake::FakeShell,
-    supervisor::fake::FakeSupervisor,
+    supervisor::{Supervisors, fake::FakeSupervisor},
 };
 
 struct AlwaysUp;
@@ -77,7 +77,7 @@ fn world() -> World {
             exec: Arc::new(FakeExec::silent()),
             network: Arc::clone(&network) as Arc<_>,
             disks: Arc::new(FakeDisks::default()),
-            supervisor: Arc::new(FakeSupervisor::new()),
+            supervisors: Supervisors::new(None, Arc::new(FakeSupervisor::new())),
             shell: Arc::new(shell),
             gateway: Arc::new(AlwaysUp),
         },

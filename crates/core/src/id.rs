@@ -137,6 +137,11 @@ impl From<InstanceId> for String {
     }
 }
 
+/// Glob patterns that the names of all instances' units match, the VMs' and the proxies'.
+pub const fn unit_patterns() -> [&'static str; 2] {
+    ["firecracker-vmdemo-*.service", "vmdemo-proxy-*.service"]
+}
+
 /// A systemd unit, or the service of the same name under the embedded supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnitName(String);

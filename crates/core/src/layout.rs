@@ -142,7 +142,7 @@ impl Layout {
         Ok(paths)
     }
 
-    fn instance_unchecked(&self, id: &InstanceId) -> InstancePaths {
+    pub(crate) fn instance_unchecked(&self, id: &InstanceId) -> InstancePaths {
         let state_dir = self.state_root.join(format!(".vm-{id}"));
         let dir = self.fc_root.join(id.as_str());
         let images_dir = dir.join("images");

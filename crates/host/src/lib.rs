@@ -22,6 +22,7 @@ pub mod qemu;
 pub mod seed;
 pub mod ssh;
 pub mod supervisor;
+pub mod systemd;
 pub mod tap;
 pub mod vmm;
 pub mod wait;

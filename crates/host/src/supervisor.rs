@@ -1,14 +1,17 @@
 //! Who keeps an instance's two services running: the trait that systemd and the embedded supervisor share.
 
+mod choice;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;
 
 use std::time::Duration;
 
+pub use choice::Supervisors;
+
 use fireclaw_core::{
     error::Result,
     id::{InstanceId, UnitName},
-    spec::SupervisorKind,
+    spec::{ServiceSpec, SupervisorKind},
 };
 use serde::{Deserialize, Serialize};
 
@@ -84,8 +87,8 @@ pub trait Supervisor: Send + Sync {
     /// Which one this is.
     fn kind(&self) -> SupervisorKind;
 
-    /// Makes the services known, without starting them. Idempotent.
-    fn install(&self, id: &InstanceId) -> Result<()>;
+    /// Makes the services known, without starting them. Idempotent; services that run are not touched.
+    fn install(&self, id: &InstanceId, spec: &ServiceSpec) -> Result<()>;
 
     /// Stops what still runs, at once, and forgets the services. Services that are not there are fine.
     fn uninstall(&self, id: &InstanceId) -> Result<()>;
@@ -99,4 +102,19 @@ pub trait Supervisor: Send + Sync {
 
     /// How a service is. Starts no child and asks nothing that can hang.
     fn status(&self, id: &InstanceId, service: Service) -> Result<ServiceStatus>;
+
+    /// The states of both services of many instances, in the order of [`Service::ALL`], for tables: as cheap for hundreds
+    /// as for one.
+    fn states(&self, ids: &[&InstanceId]) -> Result<Vec<[State; 2]>> {
+        let look = |id, service| self.status(id, service).map_or(State::Unknown, |status| status.state);
+        Ok(ids.iter().map(|id| Service::ALL.map(|service| look(id, service))).collect())
+    }
+
+    /// Whether it can do its work here, in a few words for `doctor`.
+    fn check(&self) -> Result<String>;
+
+    /// How what [`Supervisor::install`] made differs from what it would make now, a sentence each.
+    fn drift(&self, _id: &InstanceId, _spec: &ServiceSpec) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
 }

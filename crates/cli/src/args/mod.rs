@@ -158,6 +158,12 @@ pub enum Command {
     Proxy {
         /// The instance
         id: String,
+        /// The port on 127.0.0.1, so that no record has to be read
+        #[arg(long, value_name = "PORT", requires = "guest")]
+        port: Option<u16>,
+        /// The guest's address, likewise
+        #[arg(long, value_name = "IP", requires = "port")]
+        guest: Option<std::net::Ipv4Addr>,
     },
     /// The side of fireclaw that runs in a guest
     #[command(subcommand, hide = true)]

@@ -10,10 +10,15 @@ use std::{
 
 use fireclaw_core::{
     error::{Context, Kind, Result},
+    id::InstanceId,
+    spec::SupervisorKind,
     state::InstanceRecord,
 };
 use fireclaw_host::{
+    exec::Stream,
     fs,
+    supervisor::Service,
+    systemd::journal::{self, Line},
     wait::{Probed, Requirement, until},
 };
 
@@ -50,8 +55,11 @@ fn guest(app: &App, record: &InstanceRecord, args: &LogsArgs) -> Result<ExitCode
     code.map(ExitCode::from)
 }
 
-/// The host's three logs, each line with the name of its own.
+/// Under systemd the journal of both units; else the host's three logs, each line with the name of its own.
 fn host(app: &App, record: &InstanceRecord, args: &LogsArgs) -> Result<ExitCode> {
+    if app.host.supervisors.kind_for(record.supervisor) == SupervisorKind::Systemd {
+        return journal(app, &record.id, args);
+    }
     let paths = app.settings.layout.instance(&record.id)?;
     let mut followed = Vec::new();
     for (name, path) in [("vmm", paths.vmm_log), ("console", paths.console_log), ("proxy", paths.proxy_log)] {
@@ -79,6 +87,22 @@ fn host(app: &App, record: &InstanceRecord, args: &LogsArgs) -> Result<ExitCode>
         // Ctrl-C is how one ends a log that is followed.
         Err(error) if error.get_kind() == Kind::Interrupted => Ok(ExitCode::SUCCESS),
         other => other.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn journal(app: &App, id: &InstanceId, args: &LogsArgs) -> Result<ExitCode> {
+    let mut shown = Ok(());
+    let command = journal::command(id, &Service::ALL, args.lines, !args.no_follow);
+    let ended =
+        app.host.exec.check_stream(command, &mut |stream, line| match (stream, Line::read(line, id)) {
+            (Stream::Stdout, Some(line)) if shown.is_ok() => shown = app.ui.result(&format!("{line}\n")),
+            (Stream::Stderr, _) => app.ui.warn(line),
+            _ => {}
+        });
+    match ended {
+        // Ctrl-C is how one ends a log that is followed.
+        Err(error) if error.get_kind() == Kind::Interrupted => Ok(ExitCode::SUCCESS),
+        other => other.and(shown).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -58,7 +58,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Halt { id, timeout } => done(halt::run(&app(true)?, &id, timeout)),
         Command::Clean { id } => done(clean::run(&app(true)?, &id)),
         Command::Supervise { id } => done(supervise::run(&app(true)?, &id)),
-        Command::Proxy { id } => done(proxy::run(&app(true)?, &id)),
+        Command::Proxy { id, port: Some(port), guest: Some(guest) } => {
+            done(proxy::serve(Ui::new(true, true), &id, port, guest))
+        }
+        Command::Proxy { id, .. } => done(proxy::run(&app(true)?, &id)),
         Command::Guest(command) => guest::run(command),
     }
 }

@@ -29,7 +29,7 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
     let changed = changes.apply(&record)?;
     check_bot_is_free(&changed, &app.store().records()?)?;
     setup_checks::warn_of_missing_key(app, &changed);
-    if fleet::service_status(app, &id, Service::Vm).state != State::Active {
+    if fleet::service_status(app, &record, Service::Vm).state != State::Active {
         return Err(Error::new("provision", format!("instance `{id}`"))
             .because("its VM does not run; nothing was changed")
             .hint(format!("`fireclaw start {id}`, then provision again")));

@@ -3,6 +3,7 @@
 
 mod checks;
 mod packages;
+mod supervisor;
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
@@ -21,6 +22,8 @@ pub enum Fix {
     Packages(Vec<&'static str>),
     /// Our firewall tables, rendered anew.
     Firewall,
+    /// The units of instances, written anew.
+    Units,
     /// A command that the user runs: we do not decide this for them.
     Command(String),
 }
@@ -59,7 +62,7 @@ impl Finding {
         let fix = match &self.fix {
             Fix::None => None,
             Fix::Packages(packages) => Some(format!("apt-get install {}", packages.join(" "))),
-            Fix::Firewall => Some("fireclaw doctor --fix".to_owned()),
+            Fix::Firewall | Fix::Units => Some("fireclaw doctor --fix".to_owned()),
             Fix::Command(command) => Some(command.clone()),
         };
         DoctorCheck {
@@ -77,6 +80,7 @@ pub fn examine(app: &App, needs: &[Need]) -> Vec<Finding> {
     let mut findings = vec![checks::root(), checks::platform()];
     findings.extend(needs.iter().map(|need| packages::check(app, *need)));
     findings.extend([
+        supervisor::check(app),
         checks::tun(),
         checks::kvm(),
         checks::firecracker(app),
@@ -87,6 +91,7 @@ pub fn examine(app: &App, needs: &[Need]) -> Vec<Finding> {
         checks::image(app),
         checks::instances(app),
     ]);
+    findings.extend(supervisor::units(app));
     findings
 }
 
@@ -106,6 +111,9 @@ pub fn mend(app: &App, findings: &[Finding], watch: &mut dyn Observer) -> Result
     }
     if findings.iter().any(|finding| !finding.ok && finding.fix == Fix::Firewall) {
         crate::steps::reinstall_firewall(app)?;
+    }
+    if findings.iter().any(|finding| !finding.ok && finding.fix == Fix::Units) {
+        supervisor::reinstall(app)?;
     }
     Ok(())
 }

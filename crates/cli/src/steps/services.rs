@@ -2,50 +2,68 @@
 
 use std::time::Duration;
 
-use fireclaw_core::error::{Error, Result};
+use fireclaw_core::{
+    error::{Error, Result},
+    spec::{ServiceSpec, SupervisorKind},
+};
 use fireclaw_host::{
     fs,
-    supervisor::{Service, State},
+    supervisor::{Service, State, Supervisor},
+    systemd::journal,
 };
 
 use super::Steps;
 
 impl Steps<'_> {
     pub(super) fn install_services(&self) -> Result<()> {
-        self.app.host.supervisor.install(&self.id)
+        let record = self.known()?;
+        self.app.supervisor_of(record).install(&self.id, &ServiceSpec::of(record, &self.app.settings))
     }
 
     pub(super) fn remove_services(&self) -> Result<()> {
-        self.app.host.supervisor.uninstall(&self.id)
+        self.app.host.supervisors.uninstall(&self.id)
     }
 
     pub(super) fn start_vm(&self) -> Result<()> {
-        self.app.host.supervisor.start(&self.id, Service::Vm)
+        self.supervisor()?.start(&self.id, Service::Vm)
     }
 
     pub(super) fn start_proxy(&self) -> Result<()> {
-        self.app.host.supervisor.start(&self.id, Service::Proxy)
+        self.supervisor()?.start(&self.id, Service::Proxy)
     }
 
     pub(super) fn stop_proxy(&self) -> Result<()> {
-        self.app.host.supervisor.stop(&self.id, Service::Proxy, Duration::from_secs(5))
+        self.stop_service(Service::Proxy, Duration::from_secs(5))
     }
 
     pub(super) fn stop_vm(&self) -> Result<()> {
         self.close();
         // The gateway is down by now; what is left is the guest's own shutdown.
         let deadline = self.patience.min(Duration::from_secs(90));
-        self.app.host.supervisor.stop(&self.id, Service::Vm, deadline)
+        self.stop_service(Service::Vm, deadline)
     }
 
     pub(super) fn cut_vm_off(&self) -> Result<()> {
         self.close();
-        self.app.host.supervisor.stop(&self.id, Service::Vm, Duration::ZERO)
+        self.stop_service(Service::Vm, Duration::ZERO)
+    }
+
+    fn supervisor(&self) -> Result<&dyn Supervisor> {
+        Ok(self.app.supervisor_of(self.known()?))
+    }
+
+    /// An instance whose record cannot be read may be anybody's: all are told.
+    fn stop_service(&self, service: Service, deadline: Duration) -> Result<()> {
+        let supervisors = &self.app.host.supervisors;
+        match &self.record {
+            Some(record) => self.app.supervisor_of(record).stop(&self.id, service, deadline),
+            None => supervisors.stop(&self.id, service, deadline),
+        }
     }
 
     /// Fails for good when the VM is not going to come up, with the last words of its console.
     pub(super) fn vm_must_live(&self) -> Result<()> {
-        let status = self.app.host.supervisor.status(&self.id, Service::Vm)?;
+        let status = self.supervisor()?.status(&self.id, Service::Vm)?;
         if matches!(status.state, State::Active | State::Activating | State::Unknown) && status.restarts < 3 {
             return Ok(());
         }
@@ -56,6 +74,15 @@ impl Steps<'_> {
     }
 
     pub(super) fn console_tail(&self, lines: usize) -> Result<String> {
+        let record = self.known()?;
+        if self.app.host.supervisors.kind_for(record.supervisor) == SupervisorKind::Systemd {
+            let lines = u32::try_from(lines).unwrap_or(u32::MAX);
+            let said = self.app.host.exec.run(journal::command(&self.id, &[Service::Vm], lines, false));
+            // These words are for an error that is there already: without a journal it comes without them.
+            let said = said.map(|said| said.text()).unwrap_or_default();
+            let read = |line: &str| journal::Line::read(line, &self.id).map(|line| line.text);
+            return Ok(said.lines().filter_map(read).collect::<Vec<_>>().join("\n"));
+        }
         let paths = self.paths()?;
         let mut text = String::new();
         for path in [&paths.vmm_log, &paths.console_log] {

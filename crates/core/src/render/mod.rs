@@ -5,3 +5,4 @@ pub mod firecracker;
 pub mod nft;
 pub mod qemu;
 pub mod scripts;
+pub mod systemd;

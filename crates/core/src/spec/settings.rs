@@ -3,7 +3,7 @@
 
 use std::{fmt, net::Ipv4Addr, path::PathBuf};
 
-use super::{DiskSize, NetworkSpec, SupervisorKind, VmmKind, value};
+use super::{DiskSize, Limits, NetworkSpec, SupervisorKind, VmmKind, value};
 use crate::{
     error::{Error, Kind, Result},
     layout::Layout,
@@ -67,6 +67,8 @@ pub struct Settings {
     pub dns: Option<Vec<Ipv4Addr>>,
     /// `insecure_registries` of the configuration file: `HOST:PORT` from which guests pull images without TLS.
     pub insecure_registries: Vec<String>,
+    /// `memory_max`, `cpu_quota` and the others of the configuration file.
+    pub limits: Limits,
     /// Every value with its origin.
     pub shown: Vec<Shown>,
 }
@@ -86,9 +88,13 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("OPENCLAW_IMAGE_DEFAULT", "openclaw_image_default", OPENCLAW_IMAGE),
 ];
 
-/// What only the configuration file holds.
+/// What only the configuration file holds, with the limits' keys.
 const FILE_ONLY: &[(&str, &str)] =
     &[("vmm", "auto"), ("supervisor", "auto"), ("dns", ""), ("insecure_registries", "")];
+
+fn file_only() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILE_ONLY.iter().copied().chain(Limits::KEYS)
+}
 
 impl Settings {
     /// The path of the configuration file.
@@ -114,10 +120,10 @@ impl Settings {
             value::one_line(name, &value)?;
             shown.push(Shown { name, value, origin });
         }
-        for (key, default) in FILE_ONLY {
-            let (value, origin) = match table.get(*key) {
+        for (key, default) in file_only() {
+            let (value, origin) = match table.get(key) {
                 Some(value) => (scalar(key, value)?, Origin::ConfigFile),
-                None => ((*default).to_owned(), Origin::Default),
+                None => (default.to_owned(), Origin::Default),
             };
             shown.push(Shown { name: key, value, origin });
         }
@@ -160,8 +166,21 @@ impl Settings {
                 .filter(|registry| !registry.is_empty())
                 .map(str::to_owned)
                 .collect(),
+            limits: Limits::parse(get)?,
             shown,
         })
+    }
+
+    /// The variables that a unit carries: what was said by the environment or is not the default, so that an instance is
+    /// found where it was made even when the configuration file has changed since.
+    pub fn unit_environment(&self) -> Vec<(String, String)> {
+        let said = |shown: &Shown| {
+            let default = KNOWN.iter().find(|(known, ..)| *known == shown.name).map(|known| known.2);
+            shown.origin == Origin::Environment || default != Some(shown.value.as_str())
+        };
+        let mut environment = self.child_environment();
+        environment.retain(|(name, _)| self.shown.iter().any(|shown| shown.name == name && said(shown)));
+        environment
     }
 
     /// The variables that a child of ours needs to find the same instances.
@@ -179,10 +198,9 @@ fn parse_config(text: &str) -> Result<toml::Table> {
         Error::new("read", Settings::CONFIG_FILE).kind(Kind::Refused).because(error.message())
     })?;
     for key in table.keys() {
-        if !KNOWN.iter().any(|(_, known, _)| known == key) && !FILE_ONLY.iter().any(|(known, _)| known == key)
-        {
+        if !KNOWN.iter().any(|(_, known, _)| known == key) && !file_only().any(|(known, _)| known == key) {
             let known: Vec<&str> =
-                KNOWN.iter().map(|(_, key, _)| *key).chain(FILE_ONLY.iter().map(|(key, _)| *key)).collect();
+                KNOWN.iter().map(|(_, key, _)| *key).chain(file_only().map(|(key, _)| key)).collect();
             return Err(Error::refused("key of config.toml", key.escape_debug(), "is unknown")
                 .hint(format!("known keys: {}", known.join(", "))));
         }

@@ -6,7 +6,7 @@ use fireclaw_core::{
     error::{Context, Error, Result},
     id::InstanceId,
     layout::Layout,
-    spec::SupervisorKind,
+    spec::{ServiceSpec, SupervisorKind},
 };
 use nix::sys::signal::Signal;
 
@@ -171,7 +171,7 @@ impl Supervisor for EmbeddedSupervisor {
         SupervisorKind::Embedded
     }
 
-    fn install(&self, id: &InstanceId) -> Result<()> {
+    fn install(&self, id: &InstanceId, _spec: &ServiceSpec) -> Result<()> {
         fs::ensure_private_dir(&Files::of(&self.layout, id)?.dir)
     }
 
@@ -226,6 +226,10 @@ impl Supervisor for EmbeddedSupervisor {
                 Ok(ServiceStatus { detail: Some(error.one_line()), ..ServiceStatus::of(State::Unknown) })
             }
         }
+    }
+
+    fn check(&self) -> Result<String> {
+        Ok("fireclaw's own; after a reboot of the host `fireclaw start` brings instances back".to_owned())
     }
 }
 

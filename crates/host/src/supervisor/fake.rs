@@ -13,7 +13,7 @@ use std::{
 use fireclaw_core::{
     error::{Context, Error, Result},
     id::InstanceId,
-    spec::SupervisorKind,
+    spec::{ServiceSpec, SupervisorKind},
 };
 
 use super::{Service, ServiceStatus, State, Supervisor};
@@ -199,7 +199,7 @@ impl Supervisor for FakeSupervisor {
         self.kind
     }
 
-    fn install(&self, id: &InstanceId) -> Result<()> {
+    fn install(&self, id: &InstanceId, _spec: &ServiceSpec) -> Result<()> {
         self.called(format!("install {id}"))?;
         if self.load(id)?.is_none() {
             self.save(id, Some(Services::new()))?;
@@ -229,6 +229,17 @@ impl Supervisor for FakeSupervisor {
         let known = self.load(id)?.and_then(|mut services| services.remove(&service));
         Ok(known.unwrap_or_else(|| ServiceStatus::of(State::Inactive)))
     }
+
+    fn check(&self) -> Result<String> {
+        self.called("check".to_owned())?;
+        Ok("a fake answers".to_owned())
+    }
+
+    /// An instance that is not installed has drifted.
+    fn drift(&self, id: &InstanceId, _spec: &ServiceSpec) -> Result<Vec<String>> {
+        let missing = self.load(id)?.is_none();
+        Ok(missing.then(|| format!("{} is missing", id.vm_unit())).into_iter().collect())
+    }
 }
 
 #[cfg(test)]
@@ -238,9 +249,9 @@ mod tests {
     fn behaves(fake: &FakeSupervisor) {
         let id: InstanceId = "my-bot".parse().unwrap();
         assert!(fake.start(&id, Service::Vm).is_err(), "started without being installed");
-        fake.install(&id).unwrap();
+        fake.install(&id, &ServiceSpec::small()).unwrap();
         fake.start(&id, Service::Vm).unwrap();
-        fake.install(&id).unwrap();
+        fake.install(&id, &ServiceSpec::small()).unwrap();
         assert_eq!(fake.status(&id, Service::Vm).unwrap().state, State::Active);
         assert_eq!(fake.status(&id, Service::Proxy).unwrap().state, State::Inactive);
 
@@ -275,7 +286,7 @@ mod tests {
         behaves(&FakeSupervisor::in_dir(dir.path().join("fake")));
         let (one, other) = (FakeSupervisor::in_dir(dir.path()), FakeSupervisor::in_dir(dir.path()));
         let id: InstanceId = "a".parse().unwrap();
-        one.install(&id).unwrap();
+        one.install(&id, &ServiceSpec::small()).unwrap();
         one.start(&id, Service::Proxy).unwrap();
         assert_eq!(other.status(&id, Service::Proxy).unwrap().state, State::Active);
         assert_eq!(other.calls(), ["install a", "start a proxy"]);

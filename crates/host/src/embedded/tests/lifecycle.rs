@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fireclaw_core::spec::ServiceSpec;
 use nix::sys::signal::Signal;
 
 use super::{Host, PATIENCE, become_supervisor_if_told, eventually, id, within};
@@ -256,7 +257,7 @@ fn the_status_of_250_stopped_instances_takes_milliseconds() {
     let ids: Vec<fireclaw_core::id::InstanceId> =
         (0..250).map(|n| format!("bot-{n}").parse().unwrap()).collect();
     for id in &ids {
-        host.supervisor.install(id).unwrap();
+        host.supervisor.install(id, &ServiceSpec::small()).unwrap();
         let dir = host.layout.instance(id).unwrap().supervisor_dir;
         fs::write(dir.join("vm.json"), &stopped).unwrap();
         fs::write(dir.join("proxy.json"), &stopped).unwrap();

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fireclaw_core::{id::InstanceId, layout::Layout};
+use fireclaw_core::{id::InstanceId, layout::Layout, spec::ServiceSpec};
 use nix::sys::signal::Signal;
 
 use super::{EmbeddedSupervisor, record::Record, supervise};
@@ -87,7 +87,7 @@ impl Host {
         let supervisor = EmbeddedSupervisor::new(layout.clone(), program, environment);
         let this = Self { supervisor, layout, fake, root };
         this.install_program(PROGRAM);
-        this.supervisor.install(&id()).unwrap();
+        this.supervisor.install(&id(), &ServiceSpec::small()).unwrap();
         this
     }
 
