@@ -72,7 +72,8 @@ const OFF: &[&str] = &[
 ];
 
 /// The host's address and gateway in QEMU's user network.
-const NETWORK: &str = "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n";
+const NETWORK: &str =
+    "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nLinkLocalAddressing=no\n";
 
 /// The host's disk and what boots it.
 #[derive(Debug, Clone)]
@@ -101,11 +102,7 @@ pub fn host(below: &Path, key: &str) -> Result<HostDisk> {
         pack(&tree, &dir.join("root.ext4"), "8G")?;
         fireclaw_host::fs::remove_tree(&tree)
     })?;
-    Ok(HostDisk {
-        kernel: dir.join("vmlinuz"),
-        initrd: dir.join("initrd.img"),
-        root: dir.join("root.ext4"),
-    })
+    Ok(HostDisk { kernel: dir.join("vmlinuz"), initrd: dir.join("initrd.img"), root: dir.join("root.ext4") })
 }
 
 /// Makes a thing in a folder of its own unless it is there with the same inputs.

@@ -97,8 +97,11 @@ impl Lab {
         if output.code() == code {
             return Ok(output);
         }
-        Err(Error::new("see", format!("exit code {code} of `fireclaw {}`", args.join(" ")))
-            .because(format!("it was {}: {}", output.code(), output.last_words())))
+        Err(Error::new("see", format!("exit code {code} of `fireclaw {}`", args.join(" "))).because(format!(
+            "it was {}: {}",
+            output.code(),
+            output.last_words()
+        )))
     }
 
     /// fireclaw on the host, which must succeed.
@@ -114,8 +117,22 @@ impl Lab {
     /// Makes an instance of the small image.
     pub fn setup_tiny(&self, id: &str, more: &[&str]) -> Result<Value> {
         let args = [
-            "setup", "--instance", id, "--image", "tiny", "--vmm", self.vmm, "--vm-vcpu", "1", "--vm-mem-mib",
-            "256", "--disk-size", "2G", "--dns", "203.0.113.10", "--json",
+            "setup",
+            "--instance",
+            id,
+            "--image",
+            "tiny",
+            "--vmm",
+            self.vmm,
+            "--vm-vcpu",
+            "1",
+            "--vm-mem-mib",
+            "256",
+            "--disk-size",
+            "2G",
+            "--dns",
+            "203.0.113.10",
+            "--json",
         ];
         self.json(&[&args, more].concat())
     }
@@ -138,12 +155,7 @@ impl Lab {
     }
 
     /// Waits until something holds.
-    pub fn until(
-        &self,
-        what: &str,
-        seconds: u64,
-        mut probe: impl FnMut() -> Result<bool>,
-    ) -> Result<()> {
+    pub fn until(&self, what: &str, seconds: u64, mut probe: impl FnMut() -> Result<bool>) -> Result<()> {
         wait::until(&requirement(what, seconds), &Interrupt::default(), || match probe() {
             Ok(true) => Probed::Ready(()),
             Ok(false) => Probed::NotYet("it does not hold".to_owned()),
@@ -183,7 +195,9 @@ impl Lab {
                 let _ = fs::write(to.join(name), output.stdout);
             }
         }
-        if let Ok(output) = self.remote.ask(&["tar", "-C", "/srv/firecracker", "-cf", "-", "--exclude=images", "vm-demo"]) {
+        if let Ok(output) =
+            self.remote.ask(&["tar", "-C", "/srv/firecracker", "-cf", "-", "--exclude=images", "vm-demo"])
+        {
             let _ = fs::write(to.join("instances.tar"), output.stdout);
         }
         say::detail(&format!("    logs are in {}", to.display()));

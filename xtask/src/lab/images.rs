@@ -14,7 +14,7 @@ use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::{
     exec::{Cmd, Exec, SystemExec},
     image::{
-        BuildRequest, Boot, Manifest,
+        Boot, BuildRequest, Manifest,
         customise::{self, Entry, NODE_DIR},
         recipe,
         tree::Tree,
@@ -91,7 +91,8 @@ fn tiny(below: &Path) -> Result<PathBuf> {
         let work = below.join("tree-of-tiny");
         fireclaw_host::fs::remove_tree(&work)?;
         disk::bootstrap(&work, SUITE, PACKAGES)?;
-        let user = ["useradd", "--create-home", "--uid", "1000", "--user-group", "--shell", "/bin/bash", "ubuntu"];
+        let user =
+            ["useradd", "--create-home", "--uid", "1000", "--user-group", "--shell", "/bin/bash", "ubuntu"];
         SystemExec::default().check(Cmd::new("chroot").arg(&work).args(user))?;
         Tree::new(&work).apply(&entries)?;
         disk::boot_files(&work, dir)?;

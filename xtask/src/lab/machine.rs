@@ -118,9 +118,7 @@ impl Machine {
     pub fn is_on(&mut self) -> Result<bool> {
         match &mut self.child {
             None => Ok(false),
-            Some(child) => {
-                Ok(child.try_wait().context("look after", "the lab's machine")?.is_none())
-            }
+            Some(child) => Ok(child.try_wait().context("look after", "the lab's machine")?.is_none()),
         }
     }
 

@@ -112,7 +112,8 @@ impl Row {
 }
 
 fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
-    let row = |verdict, seconds| Row { name: scenario.name, vmm: lab_vmm(scenario, lab.vmm), verdict, seconds };
+    let row =
+        |verdict, seconds| Row { name: scenario.name, vmm: lab_vmm(scenario, lab.vmm), verdict, seconds };
     if let Some(why) = scenario.unfit(lab) {
         return row(Verdict::Skipped(why.to_owned()), 0);
     }
@@ -208,7 +209,10 @@ fn proved(options: &Options) -> Result<Proved> {
     };
     let found = find("FIRECRACKER_BIN", "firecracker").zip(find("JAILER_BIN", "jailer"));
     if options.vmm.as_deref() == Some("qemu") || (found.is_none() && options.vmm.is_none()) {
-        return Ok(Proved { firecracker: None, described: "QEMU with the lab's KVM, not on Firecracker".to_owned() });
+        return Ok(Proved {
+            firecracker: None,
+            described: "QEMU with the lab's KVM, not on Firecracker".to_owned(),
+        });
     }
     let Some((firecracker, jailer)) = found else {
         return Err(Error::new("find", "firecracker and jailer")
@@ -217,7 +221,10 @@ fn proved(options: &Options) -> Result<Proved> {
     };
     let said = shell::must(&firecracker.display().to_string(), &["--version"])?;
     let version = said.lines().next().unwrap_or_default().to_owned();
-    Ok(Proved { described: format!("{version} through its jailer"), firecracker: Some((firecracker, jailer)) })
+    Ok(Proved {
+        described: format!("{version} through its jailer"),
+        firecracker: Some((firecracker, jailer)),
+    })
 }
 
 /// Puts the programs on the host.

@@ -141,7 +141,8 @@ impl Remote {
 
     /// Forgets the connection: the host behind it is going away.
     pub fn close(&self) {
-        let _ = SystemExec::default().run(self.client().args(["-O", "exit"]).deadline(Duration::from_secs(10)));
+        let _ =
+            SystemExec::default().run(self.client().args(["-O", "exit"]).deadline(Duration::from_secs(10)));
     }
 }
 
@@ -154,10 +155,13 @@ impl Drop for Remote {
 /// Refuses what a shell would read as anything but itself.
 fn check(words: &[&str]) -> Result<()> {
     let plain = |word: &&str| {
-        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:=@,+%".contains(&byte))
+        !word.is_empty()
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:=@,+%".contains(&byte))
     };
     match words.iter().find(|word| !plain(word)) {
         None => Ok(()),
-        Some(word) => Err(Error::new("run", "a command in the lab").because(format!("`{word}` is no plain word"))),
+        Some(word) => {
+            Err(Error::new("run", "a command in the lab").because(format!("`{word}` is no plain word")))
+        }
     }
 }

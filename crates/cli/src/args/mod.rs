@@ -131,6 +131,9 @@ pub enum Command {
     Run {
         /// The instance
         id: String,
+        /// Leave the VMM in a PID namespace of its own and end, for a supervisor that follows it
+        #[arg(long)]
+        forking: bool,
     },
     /// Ask an instance's guest to shut down and wait (what a supervisor runs)
     #[command(hide = true)]

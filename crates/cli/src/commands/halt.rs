@@ -20,6 +20,7 @@ pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
         return Ok(());
     }
     let guest = guest_of(app, &record)?;
+    let (vmm, _) = vmm_of(app, &record)?;
     // One try: a guest without SSH is told by its power button.
     let told = matches!(app.host.shell.login(&guest), Ok(LoginState::In))
         && app
@@ -27,7 +28,7 @@ pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
             .shell
             .run(
                 &guest,
-                &["sudo", "-n", "systemctl", "poweroff"],
+                &["sudo", "-n", "systemctl", vmm.ending_verb()],
                 Stdin::Null,
                 Duration::from_secs(20),
                 &mut |_, _| {},
@@ -35,7 +36,6 @@ pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
             .is_ok();
     app.host.shell.close(&guest)?;
     if !told {
-        let (vmm, _) = vmm_of(app, &record)?;
         vmm.press_power_button(&api_sock)?;
     }
     let requirement = Requirement {

@@ -57,13 +57,7 @@ impl Jail {
 
     /// Puts a file into the jail under a name: a hard link, which needs no cleaning beyond its removal, or a bind mount
     /// where the file lies on another filesystem. Folders in the name are made. `owner` is the VM's user and group.
-    pub fn share(
-        &self,
-        source: &Path,
-        name: impl AsRef<Path>,
-        how: Share,
-        owner: (u32, u32),
-    ) -> Result<()> {
+    pub fn share(&self, source: &Path, name: impl AsRef<Path>, how: Share, owner: (u32, u32)) -> Result<()> {
         // A hard link of a symlink would be a symlink, and lead nowhere inside the jail.
         let source = std::fs::canonicalize(source).context("find", source.display())?;
         give(&source, how, owner).context("give to the VM's user", source.display())?;

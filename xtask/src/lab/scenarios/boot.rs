@@ -6,7 +6,8 @@ use serde_json::Value;
 use crate::lab::host::{Lab, ensure, same};
 
 /// Kernel modules that instances and their neighbours need.
-const MODULES: [&str; 7] = ["kvm_amd", "tun", "bridge", "nf_tables", "br_netfilter", "vhost_vsock", "overlay"];
+const MODULES: [&str; 7] =
+    ["kvm_amd", "tun", "bridge", "nf_tables", "br_netfilter", "vhost_vsock", "overlay"];
 
 /// systemd is well, KVM is usable, and doctor has nothing to say.
 pub fn boot(lab: &mut Lab) -> Result<()> {
@@ -21,7 +22,9 @@ pub fn boot(lab: &mut Lab) -> Result<()> {
         remote.must(&["modprobe", "--dry-run", module])?;
     }
     ensure(remote.must(&["lsmod"])?.contains("kvm_amd"), || "kvm_amd is not loaded".into())?;
-    ensure(remote.must(&["cat", "/proc/cpuinfo"])?.contains(" svm "), || "the processor shows no svm".into())?;
+    ensure(remote.must(&["cat", "/proc/cpuinfo"])?.contains(" svm "), || {
+        "the processor shows no svm".into()
+    })?;
     let doctor = lab.json(&["doctor", "--json"])?;
     for check in doctor["checks"].as_array().into_iter().flatten() {
         same(check["name"].as_str().unwrap_or("?"), &check["ok"], &Value::from(true))?;

@@ -28,7 +28,9 @@ impl Scenario {
             return Some("there is no image with OpenClaw: `cargo xtask e2e` makes one");
         }
         match self.only_on {
-            Some(vmm) if vmm != lab.vmm => Some("is about Firecracker: FIRECRACKER_BIN and JAILER_BIN name it"),
+            Some(vmm) if vmm != lab.vmm => {
+                Some("is about Firecracker: FIRECRACKER_BIN and JAILER_BIN name it")
+            }
             _ => None,
         }
     }
