@@ -191,7 +191,7 @@ impl Lab {
             ("list.log", &["fireclaw", "list"]),
         ];
         for (name, words) in answers {
-            if let Ok(output) = self.remote.ask_with(words, Vec::new(), Duration::from_secs(60)) {
+            if let Ok(output) = self.remote.ask_with(words, Vec::new(), Duration::from_mins(1)) {
                 let _ = fs::write(to.join(name), output.stdout);
             }
         }

@@ -9,15 +9,12 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Child,
-    time::Duration,
 };
 
 use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::{
     exec::{Cmd, handover},
-    interrupt::Interrupt,
     qemu::tsc,
-    wait::{self, Probed, Requirement},
 };
 
 use super::disk::{self, HostDisk};
@@ -98,20 +95,6 @@ impl Machine {
         let Some(mut child) = self.child.take() else { return Ok(()) };
         child.kill().context("end", "the lab's machine")?;
         child.wait().context("wait for", "the lab's machine").map(drop)
-    }
-
-    /// Waits until the machine has switched itself off.
-    pub fn wait_off(&mut self, seconds: u64) -> Result<()> {
-        let requirement = Requirement {
-            description: "the lab's host to power off".to_owned(),
-            deadline: Duration::from_secs(seconds),
-            hint: format!("see {}", self.console().display()),
-        };
-        wait::until(&requirement, &Interrupt::default(), || match self.is_on() {
-            Ok(true) => Probed::NotYet("it runs".to_owned()),
-            Ok(false) => Probed::Ready(()),
-            Err(error) => Probed::Never(error),
-        })
     }
 
     /// Whether it runs.

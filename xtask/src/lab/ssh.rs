@@ -105,15 +105,6 @@ impl Remote {
         self.must(&["mv", "-f", &part, target]).map(drop)
     }
 
-    /// Copies a file from the host; one that is not there is left out.
-    pub fn get(&self, source: &str, target: &Path) -> Result<()> {
-        let output = self.ask(&["cat", "--", source])?;
-        if output.status.success() {
-            std::fs::write(target, output.stdout).context("write", target.display())?;
-        }
-        Ok(())
-    }
-
     /// A shell on our own terminal, or a command.
     pub fn attach(&self) -> Result<u8> {
         handover::attach(&self.client().arg("-t").inherit_env())

@@ -149,6 +149,9 @@ pub enum Command {
     Clean {
         /// The instance
         id: String,
+        /// A run has just ended: exit with 75 when its guest restarts and is to be started again
+        #[arg(long)]
+        ended: bool,
     },
     /// Keep an instance's services running, where there is no systemd
     #[command(hide = true)]

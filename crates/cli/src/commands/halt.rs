@@ -5,6 +5,7 @@ use std::{os::unix::net::UnixStream, time::Duration};
 use fireclaw_core::error::Result;
 use fireclaw_host::{
     exec::Stdin,
+    fs,
     ssh::LoginState,
     wait::{Probed, Requirement, until},
 };
@@ -19,6 +20,12 @@ pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
     if UnixStream::connect(&api_sock).is_err() {
         return Ok(());
     }
+    // Kept until `clean`: what ends from now on was asked to.
+    let paths = app.settings.layout.instance(&record.id)?;
+    if let Some(folder) = paths.halting.parent() {
+        fs::ensure_private_dir(folder)?;
+    }
+    fs::write(&paths.halting, b"", 0o600)?;
     let guest = guest_of(app, &record)?;
     let (vmm, _) = vmm_of(app, &record)?;
     // One try: a guest without SSH is told by its power button.

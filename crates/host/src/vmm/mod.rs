@@ -3,6 +3,7 @@
 //! The real ones are [`crate::qemu::Qemu`] and [`crate::firecracker::Firecracker`]. [`of`] gives the one for an
 //! instance, [`clean`] removes what a run of either left.
 
+pub mod console;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;
 pub mod kvm;

@@ -1,7 +1,11 @@
 //! The scenarios, in the order in which they run. Each begins on a host without instances and need not remove its own.
 
+mod bash;
 mod boot;
 mod jailer;
+mod neighbours;
+mod reboots;
+mod upgrade;
 
 use fireclaw_core::error::Result;
 
@@ -50,5 +54,21 @@ const fn firecracker(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Sce
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    vec![host_only("boot", boot::boot), firecracker("jailer", jailer::jailer)]
+    vec![
+        host_only("boot", boot::boot),
+        firecracker("jailer", jailer::jailer),
+        scenario("reboot of the host", reboots::host),
+        scenario("power cut", reboots::power_cut),
+        scenario("reboot in the guest", reboots::guest),
+        scenario("power-off in the guest", reboots::guest_off),
+        scenario("docker beside it", neighbours::docker),
+        scenario("ufw", neighbours::ufw),
+        scenario("firewalld", neighbours::firewalld),
+        scenario("br_netfilter", neighbours::br_netfilter),
+        host_only("a foreign bridge", neighbours::foreign_bridge),
+        host_only("a subnet routed elsewhere", neighbours::routed_subnet),
+        firecracker("taking over from Bash", bash::takes_over),
+        scenario("upgrade of fireclaw", upgrade::binary),
+        scenario("sixteen at once", upgrade::sixteen),
+    ]
 }
