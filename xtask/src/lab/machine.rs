@@ -62,8 +62,10 @@ impl Machine {
         };
         // On a busy machine the kernel cannot measure the emulated counter, so it is told: see the tsc module.
         let clock = tsc::khz().map(|khz| format!(" tsc_early_khz={khz} tsc=reliable")).unwrap_or_default();
-        Cmd::new("qemu-system-x86_64")
-            .args(["-name", "fireclaw-lab", "-nodefaults", "-display", "none", "-M", "q35"])
+        // Whatever ends this program ends the machine.
+        Cmd::new("setpriv")
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-name"])
+            .args(["fireclaw-lab", "-nodefaults", "-display", "none", "-M", "q35"])
             .args(["-cpu", "EPYC-Rome,+svm,+npt", "-accel", "tcg,thread=multi", "-smp", "2"])
             .args(["-m", &MEMORY.to_string(), "-serial", "chardev:console", "-chardev"])
             .arg(format!("file,id=console,path={},append=on", console.display()))

@@ -57,8 +57,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         host_only("boot", boot::boot),
         firecracker("jailer", jailer::jailer),
-        scenario("reboot of the host", reboots::host),
-        scenario("power cut", reboots::power_cut),
+        scenario("reboot and power cut", reboots::host),
         scenario("reboot in the guest", reboots::guest),
         scenario("power-off in the guest", reboots::guest_off),
         scenario("docker beside it", neighbours::docker),
