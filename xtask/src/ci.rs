@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("man", "man-db"),
     ("pgrep", "procps"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// One check.

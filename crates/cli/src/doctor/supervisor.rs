@@ -20,17 +20,12 @@ pub(super) fn check(app: &App) -> Finding {
         let fix = Fix::Command("set `supervisor` in /etc/fireclaw/config.toml to auto".to_owned());
         return Finding::bad("supervisor", detail, fix);
     }
-    if kind == SupervisorKind::Systemd && !systemd::has_bus() {
-        return Finding::bad(
-            "supervisor",
-            "systemd is told by D-Bus, and there is no bus",
-            Fix::Packages(vec!["dbus"]),
-        );
-    }
     match supervisors.of(kind).check() {
         Ok(detail) => Finding::good("supervisor", format!("{kind}: {detail}")),
         Err(error) => {
-            let fix = Fix::Command("busctl status".to_owned());
+            let no_bus = kind == SupervisorKind::Systemd && !systemd::has_bus();
+            let look = || Fix::Command("busctl status".to_owned());
+            let fix = if no_bus { Fix::Packages(vec!["dbus"]) } else { look() };
             Finding::bad("supervisor", error.one_line(), fix)
         }
     }

@@ -37,6 +37,18 @@ impl Steps<'_> {
         for tap in &taps {
             network.detach(&self.id, tap)?;
         }
+        self.without_us()
+    }
+
+    /// Rules and bridge of the others once more, when our record is gone. Several that leave at once still see each
+    /// other's records and keep each other's rules; the last one to go finds none.
+    pub(super) fn settle_network(&self) -> Result<()> {
+        let _lock = hold(self.app)?;
+        self.without_us()
+    }
+
+    fn without_us(&self) -> Result<()> {
+        let network = &self.app.host.network;
         let (remaining, damaged) = others(self.app, &self.id)?;
         if remaining.is_empty() && !damaged {
             network.remove_firewall()?;

@@ -15,7 +15,8 @@ impl Steps<'_> {
 
     pub(super) fn remove_record(&mut self) -> Result<()> {
         let paths = self.paths()?;
-        fs::remove_tree(&paths.state_dir)
+        fs::remove_tree(&paths.state_dir)?;
+        self.settle_network()
     }
 
     pub(super) fn mark_provisioned(&mut self) -> Result<()> {

@@ -85,7 +85,7 @@ impl FakeSupervisor {
     }
 
     /// The calls that changed or tried to change something, of all processes: `install my-bot`, `start my-bot vm`,
-    /// `stop my-bot proxy 30s`, `uninstall my-bot`.
+    /// `stop my-bot proxy 30s`, `uninstall my-bot`; and `states 3`.
     pub fn calls(&self) -> Vec<String> {
         match &self.store {
             Store::Memory(memory) => memory.lock().expect("no panic while held").calls.clone(),
@@ -228,6 +228,12 @@ impl Supervisor for FakeSupervisor {
     fn status(&self, id: &InstanceId, service: Service) -> Result<ServiceStatus> {
         let known = self.load(id)?.and_then(|mut services| services.remove(&service));
         Ok(known.unwrap_or_else(|| ServiceStatus::of(State::Inactive)))
+    }
+
+    fn states(&self, ids: &[&InstanceId]) -> Result<Vec<[State; 2]>> {
+        self.called(format!("states {}", ids.len()))?;
+        let look = |id, service| self.status(id, service).map_or(State::Unknown, |status| status.state);
+        Ok(ids.iter().map(|id| Service::ALL.map(|service| look(id, service))).collect())
     }
 
     fn check(&self) -> Result<String> {

@@ -57,7 +57,13 @@ impl Facts {
     }
 
     pub(super) fn state(&self) -> State {
-        state(&self.active)
+        match state(&self.active) {
+            // Its `clean` runs after a failure; the next try follows, and nobody asked for a stop.
+            State::Deactivating if !self.has_job && !matches!(self.result.as_str(), "" | "success") => {
+                State::Activating
+            }
+            state => state,
+        }
     }
 
     /// For reports.
@@ -69,7 +75,7 @@ impl Facts {
     fn detail(&self, service: Service) -> Option<String> {
         match self.state() {
             State::Failed => Some(self.failure()),
-            State::Activating if self.sub == "auto-restart" => {
+            State::Activating if !matches!(self.result.as_str(), "" | "success") => {
                 Some(format!("waits for its next try: {}", self.failure()))
             }
             State::Inactive if self.load == "masked" => Some("its unit is masked".to_owned()),
@@ -151,11 +157,14 @@ mod tests {
 
     #[test]
     fn a_pause_between_two_tries_is_not_running() {
-        let resting =
-            Facts { sub: "auto-restart".into(), exit_status: 1, ..facts("activating", "exit-code") };
-        let status = resting.status(Service::Vm);
-        assert_eq!(status.state, State::Activating);
-        assert!(status.detail.unwrap().contains("next try"));
+        for (active, sub) in [("activating", "auto-restart"), ("deactivating", "stop-post")] {
+            let resting = Facts { sub: sub.into(), exit_status: 1, ..facts(active, "exit-code") };
+            let status = resting.status(Service::Vm);
+            assert_eq!(status.state, State::Activating);
+            assert!(status.detail.unwrap().contains("next try"));
+        }
+        let stopping = Facts { has_job: true, ..facts("deactivating", "signal") };
+        assert_eq!(stopping.status(Service::Vm).state, State::Deactivating);
     }
 
     #[test]

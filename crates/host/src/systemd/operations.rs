@@ -23,8 +23,8 @@ use crate::{
 const STARTING: Duration = Duration::from_secs(150);
 /// From SIGKILL to the end of `clean`.
 const KILLED: Duration = Duration::from_secs(75);
-/// How often a unit is looked at when its job cannot be watched.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often a unit is looked at while its job is waited for.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl SystemdSupervisor {
     /// Enables and starts. Failures of the past do not count: a person asked.
@@ -132,8 +132,8 @@ impl SystemdSupervisor {
         bus.reset_failed(unit).await
     }
 
-    /// Waits for a job. When the connection is lost meanwhile (systemd is replaced by an upgrade), it looks at the unit
-    /// until nothing is under way any more.
+    /// Waits for a job. A systemd that is replaced by an upgrade meanwhile forgets who listens, or the connection is lost:
+    /// so the unit is looked at now and then, and what it has come to counts as well.
     async fn wait(
         &self,
         job: &mut Job,
@@ -143,33 +143,40 @@ impl SystemdSupervisor {
         interrupt: &Interrupt,
     ) -> Result<String, Trouble> {
         let begun = Instant::now();
-        match job.end(deadline, interrupt).await {
-            Err(Trouble::Lost(_)) => {}
-            other => return other,
-        }
         loop {
-            interrupt.check().map_err(Trouble::Interrupted)?;
-            let mut last = None;
-            match self.connect(self.patience).await {
-                Ok(bus) => match Self::facts(&bus, unit).await {
-                    Ok(facts) if !facts.has_job => {
-                        if let Some(result) = settled(&facts, kind) {
-                            return Ok(result.to_owned());
-                        }
+            let left = deadline.saturating_sub(begun.elapsed());
+            let lost = match job.end(left.min(LOOK), interrupt).await {
+                Ok(result) => return Ok(result),
+                Err(Trouble::Slow(_)) => None,
+                Err(trouble @ Trouble::Lost(_)) => Some(trouble),
+                Err(other) => return Err(other),
+            };
+            let unseen = match self.look_at(unit).await {
+                Ok(facts) if !facts.has_job => {
+                    if let Some(result) = settled(&facts, kind) {
+                        return Ok(result.to_owned());
                     }
-                    Ok(_) => {}
-                    Err(trouble) => last = Some(trouble),
-                },
-                Err(trouble) => last = Some(trouble),
-            }
-            if begun.elapsed() >= deadline {
-                return Err(match last {
+                    None
+                }
+                Ok(_) => None,
+                Err(trouble) => Some(trouble),
+            };
+            let left = deadline.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(match unseen {
                     Some(trouble @ Trouble::Lost(_)) => trouble,
                     _ => Trouble::Slow(deadline),
                 });
             }
-            tokio::time::sleep(LOOK.min(deadline.saturating_sub(begun.elapsed()))).await;
+            // With nothing to listen to any more, only looking is left.
+            if lost.is_some() {
+                tokio::time::sleep((LOOK / 4).min(left)).await;
+            }
         }
+    }
+
+    async fn look_at(&self, unit: &str) -> Result<Facts, Trouble> {
+        Self::facts(&self.connect(self.patience).await?, unit).await
     }
 }
 

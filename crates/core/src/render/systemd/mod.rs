@@ -68,9 +68,9 @@ const WINDOW: u32 = 300;
 const HALT: u32 = 330;
 /// The seconds until systemd cuts the VM off: those and what the guest's own shutdown takes.
 const STOP: u32 = HALT + 30;
-/// What a VMM needs beside the guest's memory, in MiB: page tables and buffers, and where the CPU is emulated a cache of
-/// translated code of up to a gibibyte.
-const BESIDE: (u64, u64) = (256, 1536);
+/// What a VMM needs beside the guest's memory, in MiB: page tables, buffers, pages of its disk on their way, and where the
+/// CPU is emulated a cache of translated code of up to a gibibyte. Firecracker, then QEMU.
+const BESIDE: (u64, u64) = (512, 1536);
 
 /// The unit of the VM.
 pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {

@@ -1,5 +1,5 @@
-//! A systemd that speaks real D-Bus over a socket pair and runs nothing: units are states in memory, files on a real disk.
-//! It does wrong on demand.
+//! A systemd that runs nothing: units are states in memory, their files lie on a real disk. It does wrong on demand. What
+//! it knows is here; `serve` has how it speaks.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,12 +9,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use futures_util::StreamExt as _;
-use zbus::{
-    Connection, Message, MessageStream, ObjectPath, OwnedVariant, Variant, connection::Builder, message,
-};
+use zbus::{ObjectPath, OwnedVariant, Variant};
 
-use super::super::bus::{MANAGER, PATH, Peer};
+use super::super::bus::{PATH, Peer};
 
 /// What goes wrong, once each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +22,8 @@ pub(super) enum Fault {
     Ignore(&'static str),
     /// The next job ends with this result, and its unit in this state.
     JobEnds(&'static str, &'static str),
+    /// The next job ends well, and nobody is told: systemd was replaced.
+    JobEndsUnheard,
     /// The next job never ends.
     JobHangs,
     /// The next job's unit is gone before it ends.
@@ -38,21 +37,21 @@ pub(super) enum Fault {
 }
 
 #[derive(Debug, Clone)]
-struct Unit {
-    active: &'static str,
-    result: &'static str,
-    restarts: u32,
+pub(super) struct Unit {
+    pub(super) active: &'static str,
+    pub(super) result: &'static str,
+    pub(super) restarts: u32,
 }
 
 #[derive(Default)]
-struct State {
-    units: BTreeMap<String, Unit>,
+pub(super) struct State {
+    pub(super) units: BTreeMap<String, Unit>,
     enabled: Vec<String>,
     /// The text of each unit when systemd last read it.
     read: BTreeMap<String, String>,
     faults: Vec<Fault>,
     calls: Vec<String>,
-    jobs: u32,
+    pub(super) jobs: u32,
     connections: u32,
 }
 
@@ -66,8 +65,8 @@ impl State {
 /// Handles to one fake.
 #[derive(Clone)]
 pub(super) struct FakeSystemd {
-    state: Arc<Mutex<State>>,
-    units: PathBuf,
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) units: PathBuf,
 }
 
 impl FakeSystemd {
@@ -113,170 +112,15 @@ impl FakeSystemd {
         Ok((theirs, Peer::Manager))
     }
 
-    async fn serve(self, stream: UnixStream) {
-        let guid = zbus::Guid::generate();
-        let Ok(connection) = Builder::unix_stream(stream).server(guid).p2p().build().await else { return };
-        let mut messages = MessageStream::from(&connection);
-        while let Some(Ok(message)) = messages.next().await {
-            if message.message_type() == message::Type::MethodCall
-                && self.answer(&connection, &message).await.is_none()
-            {
-                let _ = connection.close().await;
-                return;
-            }
-        }
-    }
-
-    /// `None` closes the connection.
-    async fn answer(&self, connection: &Connection, message: &Message) -> Option<()> {
-        let header = message.header();
-        let method = header.member()?.to_string();
-        if self.fault(|fault| matches!(fault, Fault::Close(name) if *name == method)).is_some() {
-            return None;
-        }
-        if self.fault(|fault| matches!(fault, Fault::Ignore(name) if *name == method)).is_some() {
-            return Some(());
-        }
-        let refused = self.fault(|fault| matches!(fault, Fault::Refuse(name, _) if *name == method));
-        if let Some(Fault::Refuse(_, error)) = refused {
-            let _ = connection.reply_error(&header, error, &"injected.").await;
-            return Some(());
-        }
-        let body = message.body();
-        let unit = || body.deserialize::<(String, String)>().map(|(unit, _)| unit).unwrap_or_default();
-        let unknown = "org.freedesktop.systemd1.NoSuchUnit";
-        match method.as_str() {
-            "Get" => connection.reply(&header, &Variant::from("252.38-1~deb12u1")).await.ok()?,
-            "Subscribe" => connection.reply(&header, &()).await.ok()?,
-            "Reload" => {
-                self.reload();
-                connection.reply(&header, &()).await.ok()?;
-            }
-            "EnableUnitFiles" | "DisableUnitFiles" => {
-                let names: Vec<String> = if method == "EnableUnitFiles" {
-                    body.deserialize::<(Vec<String>, bool, bool)>().unwrap().0
-                } else {
-                    body.deserialize::<(Vec<String>, bool)>().unwrap().0
-                };
-                let changed = self.change_links(&method, &names[0]);
-                let changes: Vec<(String, String, String)> =
-                    if changed { vec![("symlink".into(), names[0].clone(), String::new())] } else { vec![] };
-                if method == "EnableUnitFiles" {
-                    connection.reply(&header, &(true, changes)).await.ok()?;
-                } else {
-                    connection.reply(&header, &changes).await.ok()?;
-                }
-            }
-            "ListUnitsByPatterns" => {
-                let rows = self.list();
-                connection.reply(&header, &rows).await.ok()?;
-            }
-            "LoadUnit" => {
-                let name: (String,) = body.deserialize().unwrap();
-                let path = self.load(&name.0);
-                connection.reply(&header, &path).await.ok()?;
-            }
-            "GetAll" => {
-                let properties = self.properties(header.path()?);
-                connection.reply(&header, &properties).await.ok()?;
-            }
-            "ResetFailedUnit" => {
-                let name: (String,) = body.deserialize().unwrap();
-                self.note(format!("reset {}", name.0));
-                if let Some(unit) = self.state.lock().unwrap().units.get_mut(&name.0) {
-                    unit.restarts = 0;
-                    if unit.active == "failed" {
-                        unit.active = "inactive";
-                    }
-                }
-                connection.reply(&header, &()).await.ok()?;
-            }
-            "KillUnit" => {
-                let (name, whom, signal): (String, String, i32) = body.deserialize().unwrap();
-                self.note(format!("kill {name} {whom} {signal}"));
-                let hung = {
-                    let mut state = self.state.lock().unwrap();
-                    let unit = state.units.get_mut(&name);
-                    unit.filter(|unit| unit.active == "deactivating").map(|unit| {
-                        (unit.active, unit.result) = ("failed", "signal");
-                    })
-                };
-                connection.reply(&header, &()).await.ok()?;
-                if hung.is_some() {
-                    let jobs = self.state.lock().unwrap().jobs;
-                    removed(connection, jobs, &name, "done").await;
-                }
-            }
-            "StartUnit" | "StopUnit" => {
-                let name = unit();
-                self.note(format!("{} {name}", if method == "StartUnit" { "start" } else { "stop" }));
-                let known =
-                    self.units.join(&name).exists() || self.state.lock().unwrap().units.contains_key(&name);
-                if !known {
-                    let text = format!("Unit {name} not loaded.");
-                    connection.reply_error(&header, unknown, &text).await.ok()?;
-                    return Some(());
-                }
-                return self.job(connection, &header, &name, method == "StartUnit").await;
-            }
-            other => {
-                let _ =
-                    connection.reply_error(&header, "org.freedesktop.DBus.Error.UnknownMethod", &other).await;
-            }
-        }
-        Some(())
-    }
-
-    async fn job(
-        &self,
-        connection: &Connection,
-        header: &message::Header<'_>,
-        name: &str,
-        start: bool,
-    ) -> Option<()> {
-        let jobs = {
-            let mut state = self.state.lock().unwrap();
-            state.jobs += 1;
-            state.jobs
-        };
-        let path = ObjectPath::try_from(format!("{PATH}/job/{jobs}")).unwrap();
-        // Somebody else's job ends first: it must not be taken for ours.
-        removed(connection, 9999, "other.service", "failed").await;
-        connection.reply(header, &path).await.ok()?;
-        let (under_way, after) = if start { ("activating", "active") } else { ("deactivating", "inactive") };
-        self.set(name, under_way, "success", 0);
-        if self.fault(|fault| *fault == Fault::JobHangs).is_some() {
-            return Some(());
-        }
-        if self.fault(|fault| *fault == Fault::UnitVanishes).is_some() {
-            self.state.lock().unwrap().units.remove(name);
-            let _ = std::fs::remove_file(self.units.join(name));
-            removed(connection, jobs, name, "failed").await;
-            return Some(());
-        }
-        if self.fault(|fault| *fault == Fault::CloseDuringJob).is_some() {
-            self.set(name, after, "success", 0);
-            return None;
-        }
-        let ends = self.fault(|fault| matches!(fault, Fault::JobEnds(..)));
-        let (result, active) = match ends {
-            Some(Fault::JobEnds(result, active)) => (result, active),
-            _ => ("done", after),
-        };
-        self.set(name, active, if result == "done" { "success" } else { "exit-code" }, 0);
-        removed(connection, jobs, name, result).await;
-        Some(())
-    }
-
-    fn note(&self, call: String) {
+    pub(super) fn note(&self, call: String) {
         self.state.lock().unwrap().calls.push(call);
     }
 
-    fn fault(&self, wanted: impl Fn(&Fault) -> bool) -> Option<Fault> {
+    pub(super) fn fault(&self, wanted: impl Fn(&Fault) -> bool) -> Option<Fault> {
         self.state.lock().unwrap().fault(wanted)
     }
 
-    fn reload(&self) {
+    pub(super) fn reload(&self) {
         self.note("reload".to_owned());
         self.state.lock().unwrap().read.clear();
         for name in crate::fs::names(&self.units).unwrap() {
@@ -284,7 +128,7 @@ impl FakeSystemd {
         }
     }
 
-    fn load(&self, name: &str) -> ObjectPath<'static> {
+    pub(super) fn load(&self, name: &str) -> ObjectPath<'static> {
         if let Ok(text) = std::fs::read_to_string(self.units.join(name)) {
             self.state.lock().unwrap().read.entry(name.to_owned()).or_insert(text);
         }
@@ -292,7 +136,7 @@ impl FakeSystemd {
         ObjectPath::try_from(format!("{PATH}/unit/{escaped}")).unwrap()
     }
 
-    fn change_links(&self, method: &str, name: &str) -> bool {
+    pub(super) fn change_links(&self, method: &str, name: &str) -> bool {
         let enable = method == "EnableUnitFiles";
         let mut state = self.state.lock().unwrap();
         state.calls.push(format!("{} {name}", if enable { "enable" } else { "disable" }));
@@ -305,7 +149,7 @@ impl FakeSystemd {
     }
 
     #[expect(clippy::type_complexity, reason = "the wire form of systemd's table")]
-    fn list(
+    pub(super) fn list(
         &self,
     ) -> Vec<(
         String,
@@ -344,7 +188,7 @@ impl FakeSystemd {
             .collect()
     }
 
-    fn properties(&self, path: &ObjectPath<'_>) -> HashMap<String, OwnedVariant> {
+    pub(super) fn properties(&self, path: &ObjectPath<'_>) -> HashMap<String, OwnedVariant> {
         let escaped = path.rsplit('/').next().unwrap();
         let name: Vec<u8> =
             escaped.split('_').skip(1).map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect();
@@ -369,10 +213,4 @@ impl FakeSystemd {
             ("NeedDaemonReload".to_owned(), own((on_disk.as_ref() != state.read.get(&name)).into())),
         ])
     }
-}
-
-async fn removed(connection: &Connection, job: u32, unit: &str, result: &str) {
-    let path = ObjectPath::try_from(format!("{PATH}/job/{job}")).unwrap();
-    let _ =
-        connection.emit_signal(None::<&str>, PATH, MANAGER, "JobRemoved", &(job, path, unit, result)).await;
 }

@@ -1,6 +1,7 @@
 //! The supervisor against a systemd that speaks D-Bus and fails on demand.
 
 mod fake;
+mod serve;
 
 use std::path::PathBuf;
 
@@ -147,6 +148,17 @@ fn a_connection_that_is_lost_during_a_job_is_made_again() {
     world.systemd.fail(Fault::CloseDuringJob);
     world.supervisor.stop(&id(), Service::Vm, Duration::from_secs(5)).unwrap();
     assert_eq!(world.supervisor.status(&id(), Service::Vm).unwrap().state, State::Inactive);
+}
+
+/// As it goes when systemd is upgraded while we wait: the bus stays, and the new systemd knows no listener.
+#[test]
+fn a_job_whose_end_nobody_tells_is_noticed() {
+    let world = installed();
+    world.systemd.fail(Fault::JobEndsUnheard);
+    world.supervisor.start(&id(), Service::Vm).unwrap();
+    world.systemd.fail(Fault::JobEndsUnheard);
+    world.supervisor.stop(&id(), Service::Vm, Duration::from_secs(10)).unwrap();
+    assert!(!world.systemd.calls().iter().any(|call| call.starts_with("kill")));
 }
 
 #[test]

@@ -1,0 +1,141 @@
+//! Which supervisor an instance belongs to, seen from the commands.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use clap::Parser as _;
+use fireclaw::{
+    args::{Cli, Command},
+    commands::{lifecycle, logs},
+    doctor, fleet,
+};
+use fireclaw_core::{error::Kind, id::InstanceId, spec::SupervisorKind};
+use fireclaw_host::supervisor::{Service, State, Supervisor as _};
+use world::{World, run_destroy, run_setup, run_setup_with, world};
+
+fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+fn start(world: &World, id: &str) {
+    let Command::Start(args) = Cli::try_parse_from(["fireclaw", "start", id, "--quiet"]).unwrap().command
+    else {
+        panic!("not start")
+    };
+    lifecycle::start(&world.app, &args).unwrap();
+}
+
+#[test]
+fn auto_is_systemd_where_it_is_and_the_record_says_so() {
+    for (world, kind) in
+        [(world().with_systemd(), SupervisorKind::Systemd), (world(), SupervisorKind::Embedded)]
+    {
+        run_setup(&world.app, "bot").unwrap();
+        assert_eq!(world.app.store().load(&id("bot")).unwrap().supervisor, kind);
+        assert_eq!(world.systemd.installed().len(), usize::from(kind == SupervisorKind::Systemd));
+        assert_eq!(world.embedded.installed().len(), usize::from(kind == SupervisorKind::Embedded));
+        let rows = fleet::rows(&world.app).unwrap();
+        assert_eq!(rows[0].supervisor.as_deref(), Some(kind.as_str()));
+    }
+}
+
+#[test]
+fn the_other_one_can_be_asked_for_and_is_kept() {
+    let world = world().with_systemd();
+    run_setup_with(&world.app, "bot", &["--supervisor", "embedded"]).unwrap();
+    start(&world, "bot");
+    // `doctor` looks at it and nothing else does.
+    assert!(world.systemd.calls().iter().all(|call| call == "check"), "{:?}", world.systemd.calls());
+    assert_eq!(world.embedded.status(&id("bot"), Service::Vm).unwrap().state, State::Active);
+}
+
+#[test]
+fn systemd_where_it_is_not_is_refused_and_nothing_is_made() {
+    let world = world();
+    let error = run_setup_with(&world.app, "bot", &["--supervisor", "systemd"]).unwrap_err();
+    assert_eq!(error.get_kind(), Kind::Refused);
+    assert!(error.one_line().contains("PID 1"), "{}", error.one_line());
+    assert!(world.app.store().all().unwrap().is_empty());
+}
+
+#[test]
+fn an_instance_of_a_host_with_systemd_runs_where_there_is_none() {
+    let made = world().with_systemd();
+    run_setup(&made.app, "bot").unwrap();
+    let mut moved = made;
+    moved.app.host.supervisors = world().app.host.supervisors;
+    start(&moved, "bot");
+    let rows = fleet::rows(&moved.app).unwrap();
+    assert_eq!(rows[0].supervisor.as_deref(), Some("embedded"));
+}
+
+#[test]
+fn a_list_asks_each_supervisor_once() {
+    let world = world().with_systemd();
+    for n in 0..3 {
+        run_setup(&world.app, &format!("bot-{n}")).unwrap();
+    }
+    run_setup_with(&world.app, "own", &["--supervisor", "embedded"]).unwrap();
+    let asked = |calls: Vec<String>| calls.iter().filter(|call| call.starts_with("states")).count();
+    let before = (asked(world.systemd.calls()), asked(world.embedded.calls()));
+    assert_eq!(fleet::rows(&world.app).unwrap().len(), 4);
+    assert_eq!(asked(world.systemd.calls()), before.0 + 1);
+    assert_eq!(asked(world.embedded.calls()), before.1 + 1);
+    // One that does not answer makes its rows unknown and hides none.
+    world.systemd.fail("states", 1);
+    let rows = fleet::rows(&world.app).unwrap();
+    let unknown = rows.iter().filter(|row| row.vm.as_str() == "unknown").count();
+    assert_eq!((rows.len(), unknown), (4, 3));
+}
+
+#[test]
+fn a_failed_start_of_a_unit_undoes_the_setup_everywhere() {
+    let world = world().with_systemd();
+    world.systemd.fail("start bot vm", 1);
+    run_setup(&world.app, "bot").unwrap_err();
+    assert!(world.systemd.installed().is_empty());
+    assert!(world.app.store().all().unwrap().is_empty());
+    assert!(world.network.is_clean());
+}
+
+#[test]
+fn a_damaged_instance_is_removed_from_both() {
+    let world = world().with_systemd();
+    run_setup(&world.app, "bot").unwrap();
+    let paths = world.app.settings.layout.instance(&id("bot")).unwrap();
+    std::fs::write(&paths.env, b"\xff\xfegarbage").unwrap();
+    run_destroy(&world.app, "bot").unwrap();
+    assert!(world.systemd.installed().is_empty());
+    assert!(world.embedded.calls().contains(&"uninstall bot".to_owned()));
+    assert!(!paths.state_dir.exists());
+}
+
+#[test]
+fn logs_of_the_host_are_those_of_both_units() {
+    let world = world().with_systemd();
+    run_setup(&world.app, "bot").unwrap();
+    let argv = ["fireclaw", "logs", "bot", "host", "--lines", "7", "--no-follow"];
+    let Command::Logs(args) = Cli::try_parse_from(argv).unwrap().command else { panic!("not logs") };
+    logs::run(&world.app, &args).unwrap();
+    let line = world.exec.lines().into_iter().find(|line| line.starts_with("journalctl")).unwrap();
+    assert!(line.contains("--lines=7") && !line.contains("--follow"), "{line}");
+    for service in Service::ALL {
+        assert!(line.contains(service.unit(&id("bot")).as_str()), "{line}");
+    }
+}
+
+#[test]
+fn doctor_finds_units_that_are_gone_and_writes_them() {
+    let world = world().with_systemd();
+    run_setup(&world.app, "bot").unwrap();
+    let units = |world: &World| {
+        let findings = doctor::examine(&world.app, &[]);
+        findings.into_iter().find(|finding| finding.name == "units").unwrap()
+    };
+    assert!(units(&world).ok);
+    world.systemd.uninstall(&id("bot")).unwrap();
+    let finding = units(&world);
+    assert!(!finding.ok && finding.detail.contains("missing"), "{finding:?}");
+    doctor::mend(&world.app, &[finding], &mut world.app.ui.progress()).unwrap();
+    assert!(units(&world).ok);
+}
