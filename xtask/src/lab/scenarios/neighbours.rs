@@ -11,6 +11,8 @@ const ID: &str = "tenant";
 /// Docker makes the host drop what is forwarded.
 pub fn docker(lab: &mut Lab) -> Result<()> {
     outside(lab)?;
+    // Docker that comes before us finds forwarding off, switches it on, and drops what it does not know.
+    lab.remote.must(&["sysctl", "--quiet", "--write", "net.ipv4.ip_forward=0"])?;
     lab.remote.must(&["systemctl", "start", "docker"])?;
     let before = lab.remote.must(&["iptables-save", "-t", "filter"])?;
     ensure(before.contains(":FORWARD DROP"), || format!("Docker drops nothing: {before}"))?;
