@@ -38,16 +38,13 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Switches the host on and waits for its login.
+    /// Switches the host on and waits until its boot is over: SSH is up before the last drivers are.
     pub fn boot(&mut self) -> Result<()> {
-        self.machine.power_on()?;
-        self.wait()
-    }
-
-    /// Waits for the host's login.
-    pub fn wait(&mut self) -> Result<()> {
-        let machine = &mut self.machine;
-        self.remote.wait(BOOT, || machine.must_be_on())
+        let Self { machine, remote, .. } = self;
+        machine.power_on()?;
+        remote.wait(BOOT, || machine.must_be_on())?;
+        // What it says, the first scenario looks at.
+        remote.ask(&["systemctl", "is-system-running", "--wait"]).map(drop)
     }
 
     /// Restarts the host as its administrator would, and waits until it is back.
