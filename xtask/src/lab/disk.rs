@@ -42,6 +42,7 @@ const PACKAGES: &[&str] = &[
     "iputils-ping",
     "kmod",
     "linux-image-amd64",
+    "mmdebstrap",
     "nftables",
     "openssh-client",
     "openssh-server",

@@ -47,6 +47,12 @@ impl Lab {
         remote.ask(&["systemctl", "is-system-running", "--wait"]).map(drop)
     }
 
+    /// Whether the host is there at all.
+    pub fn answers(&self) -> bool {
+        self.remote.close();
+        self.remote.wait(60, || Ok(())).is_ok()
+    }
+
     /// Restarts the host as its administrator would, and waits until it is back.
     pub fn reboot(&mut self) -> Result<()> {
         let before = self.remote.must(&["cat", "/proc/sys/kernel/random/boot_id"])?;
@@ -192,9 +198,16 @@ impl Lab {
                 let _ = fs::write(to.join(name), output.stdout);
             }
         }
-        if let Ok(output) =
-            self.remote.ask(&["tar", "-C", "/srv/firecracker", "-cf", "-", "--exclude=images", "vm-demo"])
-        {
+        if let Ok(output) = self.remote.ask(&[
+            "tar",
+            "-C",
+            "/srv/firecracker",
+            "-cf",
+            "-",
+            "--exclude=images",
+            "--exclude=jail",
+            "vm-demo",
+        ]) {
             let _ = fs::write(to.join("instances.tar"), output.stdout);
         }
         say::detail(&format!("    logs are in {}", to.display()));
