@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use fireclaw_core::error::{Error, Result};
 
-use crate::{dist, e2e, say, shell};
+use crate::{dist, e2e, lab, say, shell};
 
 /// Debian packages that the tests need beside what the product installs itself: a program to find them by, and the
 /// package. The kernel objects that our code makes are checked by these other programs.
@@ -21,10 +21,12 @@ const PACKAGES: &[(&str, &str)] = &[
     ("socat", "socat"),
     ("curl", "curl"),
     ("gcc", "gcc"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("qemu-img", "qemu-utils"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
     ("man", "man-db"),
     ("pgrep", "procps"),
     ("dpkg-deb", "dpkg"),
-    ("mmdebstrap", "mmdebstrap"),
     ("npm", "npm"),
     ("node", "nodejs"),
     ("lintian", "lintian"),
@@ -93,11 +95,14 @@ pub fn run(fast: bool) -> Result<bool> {
     }
     advisories(&mut rows, &mut skipped)?;
     if fast {
-        skipped.push("end to end: left out by --fast".to_owned());
+        skipped.push("end to end and lab: left out by --fast".to_owned());
     } else {
         let at = Instant::now();
         let ok = e2e::run(&e2e::Options::default())?;
         rows.push(("end to end", ok, at.elapsed().as_secs()));
+        let at = Instant::now();
+        let ok = lab::run(&lab::Options::default())?;
+        rows.push(("lab", ok, at.elapsed().as_secs()));
     }
     say::head("summary");
     for (name, ok, seconds) in &rows {

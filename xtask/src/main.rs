@@ -6,6 +6,7 @@ mod dist;
 #[cfg(test)]
 mod documents;
 mod e2e;
+mod lab;
 mod say;
 mod shell;
 
@@ -35,6 +36,8 @@ enum Command {
     Dist(dist::Options),
     /// The end-to-end tests: a real VM with a real OpenClaw
     E2e(e2e::Options),
+    /// Scenarios on a whole host in a VM: systemd, KVM, Firecracker, reboots, power cuts, neighbours
+    Lab(lab::Options),
     /// The hosts of the end-to-end tests' internet, in a network namespace of their own
     #[command(hide = true)]
     Internet(e2e::internet::Options),
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Bench => bench::run(),
         Command::Dist(options) => dist::run(&options),
         Command::E2e(options) => e2e::run(&options),
+        Command::Lab(options) => lab::run(&options),
         Command::Internet(options) => e2e::internet::serve(&options).map(|()| true),
     };
     match result {

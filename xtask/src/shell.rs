@@ -10,6 +10,16 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, PathBuf::from)
 }
 
+/// Cargo's folder of results.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The target that the workspace is built for.
+pub const fn triple() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" }
+}
+
 /// Runs a program on our own output; `Ok(true)` when it succeeds.
 pub fn attach(program: &str, args: &[&str]) -> Result<bool> {
     let cmd = Cmd::new(program).inherit_env().args(args).cwd(root());

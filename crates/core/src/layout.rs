@@ -114,6 +114,8 @@ pub struct InstancePaths {
     pub proxy_unit: PathBuf,
     /// OpenSSH's multiplexing socket; the client appends 17 characters to it while it connects.
     pub ssh_control: PathBuf,
+    /// There while `halt` waits for the VM's end: what ends then is not started again.
+    pub halting: PathBuf,
 }
 
 /// The files of one base image.
@@ -181,6 +183,7 @@ impl Layout {
             vm_unit: self.unit(&id.vm_unit()),
             proxy_unit: self.unit(&id.proxy_unit()),
             ssh_control: self.run_root.join("ssh").join(id.as_str()),
+            halting: self.run_root.join("halting").join(id.as_str()),
         }
     }
 
@@ -279,6 +282,7 @@ impl Layout {
             ("vm_unit", p.vm_unit),
             ("proxy_unit", p.proxy_unit),
             ("ssh_control", p.ssh_control),
+            ("halting", p.halting),
             ("allocation_lock", self.allocation_lock()),
             ("network_lock", self.network_lock()),
         ]

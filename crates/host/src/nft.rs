@@ -46,20 +46,73 @@ pub fn is_installed(exec: &dyn Exec) -> Result<bool> {
     Ok(has("inet") && has("bridge"))
 }
 
-/// The foreign chains that drop what they do not know on its way through the host, as `family table chain`. While there
-/// is one, VMs reach nothing until it has a rule that accepts the bridge. Rules of iptables-legacy are not seen.
-pub fn forward_is_dropped_elsewhere(exec: &dyn Exec) -> Result<Vec<String>> {
+/// Another firewall of the host that stops what is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forwarding {
+    /// ufw.
+    Ufw,
+    /// Docker, with its chain for rules of the administrator's.
+    Docker,
+    /// firewalld: it refuses what passes between links of no zone by a last rule, whatever its chain's policy is.
+    Firewalld,
+    /// Any other, as `family table chain`.
+    Chain(String),
+}
+
+impl Forwarding {
+    fn table(&self) -> Vec<&str> {
+        match self {
+            Self::Ufw | Self::Docker => vec!["ip", "filter"],
+            Self::Firewalld => vec!["inet", FIREWALLD],
+            Self::Chain(name) => name.split(' ').take(2).collect(),
+        }
+    }
+}
+
+/// firewalld's table.
+const FIREWALLD: &str = "firewalld";
+
+/// The firewalls that stop what VMs on the bridge send, until they have a rule that names it. Rules of iptables-legacy are
+/// not seen.
+pub fn forwarding_elsewhere(exec: &dyn Exec, bridge: &str) -> Result<Vec<Forwarding>> {
     let listed: Listing = list(exec, "chains")?;
-    let chains = listed.objects.into_iter().filter_map(|object| object.chain);
-    let foreign = chains.filter(|chain| chain.table != TABLE);
-    Ok(foreign
+    let chains: Vec<Chain> = listed.objects.into_iter().filter_map(|object| object.chain).collect();
+    let has = |name: &str| chains.iter().any(|chain| chain.name == name);
+    let mut found: Vec<Forwarding> = dropping(&chains)
+        .into_iter()
+        .map(|name| match name.as_str() {
+            // They share one chain, and ufw's rules come first in it.
+            "ip filter FORWARD" if has("ufw-before-forward") => Forwarding::Ufw,
+            "ip filter FORWARD" if has("DOCKER-USER") => Forwarding::Docker,
+            _ => Forwarding::Chain(name),
+        })
+        .collect();
+    if chains.iter().any(|chain| chain.table == FIREWALLD && chain.hook.as_deref() == Some("forward")) {
+        found.push(Forwarding::Firewalld);
+    }
+    let mut open = Vec::new();
+    for firewall in found {
+        let rules = exec.check(nft("rules").args(["list", "table"]).args(firewall.table()))?.text();
+        if !rules.contains(&format!("\"{bridge}\"")) {
+            open.push(firewall);
+        }
+    }
+    Ok(open)
+}
+
+/// The foreign chains that drop what they do not know on its way through the host, as `family table chain`. Rules of
+/// iptables-legacy are not seen.
+fn dropping(chains: &[Chain]) -> Vec<String> {
+    chains
+        .iter()
         .filter(|chain| {
-            matches!(chain.family.as_str(), "ip" | "inet")
+            chain.table != TABLE
+                && matches!(chain.family.as_str(), "ip" | "inet")
                 && chain.hook.as_deref() == Some("forward")
                 && chain.policy.as_deref() == Some("drop")
         })
         .map(|chain| format!("{} {} {}", chain.family, chain.table, chain.name))
-        .collect())
+        .collect()
 }
 
 fn list(exec: &dyn Exec, what: &'static str) -> Result<Listing> {
@@ -133,18 +186,45 @@ mod tests {
         assert!(!is_installed(&answering(one)).unwrap());
     }
 
+    /// nft with these chains, and this as the rules of any table.
+    fn firewall(chains: &'static str, rules: &'static str) -> FakeExec {
+        FakeExec::new(move |cmd| {
+            let out = if cmd.line().contains("chains") { chains } else { rules };
+            Ok(Output::made(0, out, ""))
+        })
+    }
+
+    const DROPS: &str = r#"{"nftables": [
+        {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1,
+                   "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+        {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "handle": 2,
+                   "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}},
+        {"chain": {"family": "ip6", "table": "filter", "name": "FORWARD", "handle": 1,
+                   "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+        {"chain": {"family": "inet", "table": "open", "name": "forward", "handle": 1,
+                   "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}},
+        {"chain": {"family": "inet", "table": "open", "name": "helper", "handle": 2}}]}"#;
+
     #[test]
-    fn a_dropping_forward_chain_of_another_is_named() {
-        let listed = r#"{"nftables": [
-            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1,
-                       "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
-            {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "handle": 2,
-                       "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}},
-            {"chain": {"family": "ip6", "table": "filter", "name": "FORWARD", "handle": 1,
-                       "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
-            {"chain": {"family": "inet", "table": "open", "name": "forward", "handle": 1,
-                       "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}},
-            {"chain": {"family": "inet", "table": "open", "name": "helper", "handle": 2}}]}"#;
-        assert_eq!(forward_is_dropped_elsewhere(&answering(listed)).unwrap(), ["ip filter FORWARD"]);
+    fn a_dropping_forward_chain_of_another_is_named_until_it_names_the_bridge() {
+        let found = forwarding_elsewhere(&firewall(DROPS, "iifname \"docker0\" accept"), "fc-br0").unwrap();
+        assert_eq!(found, [Forwarding::Chain("ip filter FORWARD".into())]);
+        let found = forwarding_elsewhere(&firewall(DROPS, "iifname \"fc-br0\" accept"), "fc-br0").unwrap();
+        assert!(found.is_empty());
+    }
+
+    #[test]
+    fn firewalls_are_known_by_their_chains() {
+        let docker = r#"{"nftables": [
+            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "DOCKER-USER"}}]}"#;
+        assert_eq!(forwarding_elsewhere(&firewall(docker, ""), "b").unwrap(), [Forwarding::Docker]);
+        let ufw = r#"{"nftables": [
+            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
+            {"chain": {"family": "ip", "table": "filter", "name": "ufw-before-forward"}}]}"#;
+        assert_eq!(forwarding_elsewhere(&firewall(ufw, ""), "b").unwrap(), [Forwarding::Ufw]);
+        let firewalld = r#"{"nftables": [{"chain": {"family": "inet", "table": "firewalld",
+            "name": "filter_FORWARD", "hook": "forward", "policy": "accept"}}]}"#;
+        assert_eq!(forwarding_elsewhere(&firewall(firewalld, ""), "b").unwrap(), [Forwarding::Firewalld]);
     }
 }

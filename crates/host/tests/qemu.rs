@@ -70,6 +70,7 @@ fn boot() -> Machine {
         vmm_log: at("vmm.log"),
         jail_dir: at("jail"),
         kvm: false,
+        start: vmm::Start::Becoming,
     };
     let vmm = Qemu::new(Arc::new(SystemExec::default())).unwrap();
     let launch = vmm.prepare(&spec).unwrap();

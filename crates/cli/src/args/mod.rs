@@ -135,6 +135,9 @@ pub enum Command {
     Run {
         /// The instance
         id: String,
+        /// Leave the VMM in a PID namespace of its own and end, for a supervisor that follows it
+        #[arg(long)]
+        forking: bool,
     },
     /// Ask an instance's guest to shut down and wait (what a supervisor runs)
     #[command(hide = true)]
@@ -150,6 +153,9 @@ pub enum Command {
     Clean {
         /// The instance
         id: String,
+        /// A run has just ended: exit with 75 when its guest restarts and is to be started again
+        #[arg(long)]
+        ended: bool,
     },
     /// Keep an instance's services running, where there is no systemd
     #[command(hide = true)]

@@ -5,6 +5,7 @@ use std::{os::unix::net::UnixStream, time::Duration};
 use fireclaw_core::error::Result;
 use fireclaw_host::{
     exec::Stdin,
+    fs,
     ssh::LoginState,
     wait::{Probed, Requirement, until},
 };
@@ -19,7 +20,14 @@ pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
     if UnixStream::connect(&api_sock).is_err() {
         return Ok(());
     }
+    // Kept until `clean`: what ends from now on was asked to.
+    let paths = app.settings.layout.instance(&record.id)?;
+    if let Some(folder) = paths.halting.parent() {
+        fs::ensure_private_dir(folder)?;
+    }
+    fs::write(&paths.halting, b"", 0o600)?;
     let guest = guest_of(app, &record)?;
+    let (vmm, _) = vmm_of(app, &record)?;
     // One try: a guest without SSH is told by its power button.
     let told = matches!(app.host.shell.login(&guest), Ok(LoginState::In))
         && app
@@ -27,7 +35,7 @@ pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
             .shell
             .run(
                 &guest,
-                &["sudo", "-n", "systemctl", "poweroff"],
+                &["sudo", "-n", "systemctl", vmm.ending_verb()],
                 Stdin::Null,
                 Duration::from_secs(20),
                 &mut |_, _| {},
@@ -35,7 +43,6 @@ pub fn run(app: &App, id: &str, timeout: u64) -> Result<()> {
             .is_ok();
     app.host.shell.close(&guest)?;
     if !told {
-        let (vmm, _) = vmm_of(app, &record)?;
         vmm.press_power_button(&api_sock)?;
     }
     let requirement = Requirement {

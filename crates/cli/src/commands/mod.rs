@@ -56,9 +56,9 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Image(command) => done(image::run(command)),
         Command::Completion { shell } => done(completion::completion(Ui::new(false, true), shell)),
         Command::Man { dir } => done(completion::man(Ui::new(false, true), dir.as_deref())),
-        Command::Run { id } => run::run(&app(true)?, &id),
+        Command::Run { id, forking } => run::run(&app(true)?, &id, forking),
         Command::Halt { id, timeout } => done(halt::run(&app(true)?, &id, timeout)),
-        Command::Clean { id } => done(clean::run(&app(true)?, &id)),
+        Command::Clean { id, ended } => clean::run(&app(true)?, &id, ended),
         Command::Supervise { id } => done(supervise::run(&app(true)?, &id)),
         Command::Proxy { id, port: Some(port), guest: Some(guest) } => {
             done(proxy::serve(Ui::new(true, true), &id, port, guest))

@@ -10,17 +10,19 @@ use fireclaw_core::{
 };
 use fireclaw_host::{
     exec::handover,
-    vmm::{self, VmSpec, Vmm},
+    vmm::{self, Start, VmSpec, Vmm},
 };
 
 use crate::{app::App, setup_checks, steps};
 
-/// Makes tap and rules ready, opens what the VMM needs, and execs it: nothing of fireclaw stays beside a VM.
-pub fn run(app: &App, id: &str) -> Result<ExitCode> {
+/// Makes tap and rules ready, opens what the VMM needs, and execs it: nothing of fireclaw stays beside a VM. With `forking`
+/// the VMM is not this process but a child in a PID namespace of its own, and this process ends.
+pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     app.need_root()?;
     let record = app.store().load(&id.parse()?)?;
     let (vmm, kvm) = vmm_of(app, &record)?;
-    let spec = vm_spec(app, &record, kvm)?;
+    let start = if forking { Start::Forking } else { Start::Becoming };
+    let spec = vm_spec(app, &record, kvm, start)?;
     if !spec.disk.exists() {
         return Err(Error::new("find", spec.disk.display().to_string())
             .because("the instance's disk is missing")
@@ -47,7 +49,7 @@ pub fn api_sock(app: &App, record: &InstanceRecord) -> Result<PathBuf> {
     Ok(record.api_sock.clone())
 }
 
-fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool) -> Result<VmSpec> {
+fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool, start: Start) -> Result<VmSpec> {
     let paths = app.settings.layout.instance(&record.id)?;
     let uid = vmm_uid(record.vm_ip);
     Ok(VmSpec {
@@ -69,5 +71,6 @@ fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool) -> Result<VmSpec> {
         vmm_log: paths.vmm_log,
         jail_dir: paths.jail_dir,
         kvm,
+        start,
     })
 }

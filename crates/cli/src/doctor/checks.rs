@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use fireclaw_core::{error::Result, id::ImageName};
-use fireclaw_host::{disk::space, nft, vmm::kvm};
+use fireclaw_host::{
+    disk::space,
+    nft::{self, Forwarding},
+    vmm::kvm,
+};
 
 use super::{Finding, Fix};
 use crate::{app::App, store::Found};
@@ -84,19 +88,41 @@ pub(super) fn nearest(path: &Path) -> std::path::PathBuf {
 }
 
 pub(super) fn forwarding(app: &App) -> Finding {
-    match nft::forward_is_dropped_elsewhere(app.host.exec.as_ref()) {
-        Ok(tables) if tables.is_empty() => {
-            Finding::good("forwarding", "no other firewall drops forwarded packets").advice()
+    let bridge = &app.settings.network.bridge;
+    match nft::forwarding_elsewhere(app.host.exec.as_ref(), bridge.as_str()) {
+        Ok(found) if found.is_empty() => {
+            Finding::good("forwarding", "no other firewall stops what guests send").advice()
         }
-        Ok(tables) => {
-            let tables = tables.join(", ");
+        Ok(found) => {
+            let (names, commands): (Vec<_>, Vec<_>) =
+                found.iter().map(|firewall| mend_forwarding(firewall, bridge.as_str())).unzip();
             let detail =
-                format!("{tables} drops forwarded packets by default: guests may not reach the internet");
-            let bridge = &app.settings.network.bridge;
-            let command = format!("allow packets from and to {bridge} in that firewall");
-            Finding::bad("forwarding", detail, Fix::Command(command)).advice()
+                format!("guests may not reach the internet: {} stops what is forwarded", names.join(", "));
+            Finding::bad("forwarding", detail, Fix::Command(commands.join(" && "))).advice()
         }
         Err(error) => Finding::bad("forwarding", error.one_line(), Fix::None).advice(),
+    }
+}
+
+/// The name of a firewall, and how its owner lets the bridge through. What VMs may not reach is kept by our own rules.
+fn mend_forwarding(firewall: &Forwarding, bridge: &str) -> (String, String) {
+    match firewall {
+        Forwarding::Ufw => {
+            ("ufw".to_owned(), format!("ufw route allow in on {bridge} && ufw route allow out on {bridge}"))
+        }
+        Forwarding::Docker => (
+            "Docker".to_owned(),
+            format!(
+                "iptables -I DOCKER-USER -i {bridge} -j ACCEPT && iptables -I DOCKER-USER -o {bridge} -j ACCEPT"
+            ),
+        ),
+        Forwarding::Firewalld => (
+            "firewalld".to_owned(),
+            format!(
+                "firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload"
+            ),
+        ),
+        Forwarding::Chain(name) => (name.clone(), format!("allow packets from and to {bridge} in {name}")),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{path::Path, time::Duration};
 use fireclaw_core::{
     error::Result,
     guest::{
-        STOP_SECONDS, environment,
+        SHUTDOWN_HOOK, STOP_SECONDS, environment,
         paths::{GuestFiles, GuestPaths, PATIENCE},
         protocol::{Done, ProvisionRequest},
         settings::{self, Facts},
@@ -92,6 +92,9 @@ impl Run<'_, '_> {
         self.guest.files.private_dir(&self.files.var)?;
         // The check of a configuration in a container mounts it too.
         write_patience(self.guest)?;
+        let hook = GuestPaths::shutdown_hook();
+        self.guest.files.system_dir(hook.parent().unwrap_or(&hook))?;
+        self.guest.files.write(&hook, SHUTDOWN_HOOK, 0o755)?;
         let owner = account::ensure(self.guest, self.request.runtime, self.events, &mut self.changed)?;
         let (unit, validate) = self.runtime(&owner)?;
         let environment = environment::render(self.request);

@@ -17,6 +17,9 @@ pub mod settings;
 pub mod system;
 pub mod unit;
 
+/// The script at [`paths::GuestPaths::shutdown_hook`].
+pub const SHUTDOWN_HOOK: &str = include_str!("shutdown.sh");
+
 /// The port of the gateway in the guest, on every address of it.
 pub const GATEWAY_PORT: u16 = 18789;
 

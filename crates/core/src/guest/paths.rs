@@ -134,6 +134,11 @@ impl GuestPaths {
         ]
     }
 
+    /// What systemd runs last before the machine goes down.
+    pub fn shutdown_hook() -> PathBuf {
+        "/usr/lib/systemd/system-shutdown/fireclaw".into()
+    }
+
     /// Docker's configuration.
     pub fn docker_daemon() -> PathBuf {
         "/etc/docker/daemon.json".into()

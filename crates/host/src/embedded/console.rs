@@ -13,7 +13,7 @@ use std::{
 use fireclaw_core::error::{Context, Result};
 use nix::{errno::Errno, libc::O_NONBLOCK, sys::stat::Mode, unistd::mkfifo};
 
-use crate::fs;
+use crate::{fs, vmm::console};
 
 /// A log grows to this size, is then kept as `….1`, and begins anew: twice this is the most that a service can fill.
 pub(super) const LOG_LIMIT: u64 = 4 << 20;
@@ -22,7 +22,7 @@ const PIPE: usize = 1 << 20;
 /// Read at once. One piece a turn of the loop: an endless writer does not keep us from anything else.
 const PIECE: usize = 32 << 10;
 /// The end of the output that is kept to tell why a service failed.
-const TAIL: usize = 1 << 10;
+const TAIL: usize = console::END;
 /// The most that is told of it.
 const WORDS: usize = 240;
 
@@ -94,6 +94,11 @@ impl Console {
     /// Forgets what an earlier process said.
     pub(super) fn begin(&mut self) {
         self.tail.clear();
+    }
+
+    /// Whether it ended as a guest does that restarts.
+    pub(super) fn restarts(&self) -> bool {
+        console::restarts(&String::from_utf8_lossy(&self.tail))
     }
 
     /// What the service said last: from its last `error:` line on, or its last line.

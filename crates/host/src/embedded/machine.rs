@@ -32,6 +32,8 @@ pub(super) const GIVE_UP: u32 = 8;
 pub(super) enum End {
     /// With this exit code, and the last that it said where that tells something.
     Code(i32, Option<String>),
+    /// With exit code 0 because the guest restarts, and its VMM with it.
+    Restart,
     /// By this signal.
     Signal(i32),
     /// Unseen: it was not our child, or it ended while there was no supervisor.
@@ -46,6 +48,7 @@ impl End {
         match self {
             Self::Code(code, None) => format!("ended with exit code {code}"),
             Self::Code(code, Some(words)) => format!("ended with exit code {code}, its last words: {words}"),
+            Self::Restart => "ended for a restart of the guest".to_owned(),
             Self::Signal(signal) => format!("ended by signal {signal}"),
             Self::Unknown => "ended unseen".to_owned(),
             Self::NotStarted(why) => why.clone(),
@@ -291,6 +294,11 @@ impl Machine {
             self.wanted = false;
             self.detail = Some("powered off from inside the guest".to_owned());
             return Verdict::StayDown;
+        }
+        // A guest that restarts again and again is held back like any other failure, but the first time costs nothing.
+        if *end == End::Restart && lasted >= STEADY {
+            (self.failures, self.detail) = (0, None);
+            return Verdict::Retry(Duration::ZERO);
         }
         self.failures = if lasted >= STEADY { 1 } else { self.failures + 1 };
         self.detail = Some(end.describe());

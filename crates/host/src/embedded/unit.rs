@@ -272,6 +272,7 @@ impl Unit {
         let status = process.status(&setup.files.fifo(self.service));
         self.console.drain(buffer);
         let end = match status.map(|status| (status.code(), status.signal())) {
+            Some((Some(0), _)) if self.console.restarts() => End::Restart,
             Some((Some(0), _)) => End::Code(0, None),
             Some((Some(code), _)) => End::Code(code, self.console.last_words()),
             Some((None, Some(signal))) => End::Signal(signal),

@@ -51,17 +51,18 @@ impl Jail {
     }
 
     /// A path in the jail as the host sees it.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.root.join(name)
     }
 
     /// Puts a file into the jail under a name: a hard link, which needs no cleaning beyond its removal, or a bind mount
-    /// where the file lies on another filesystem. `owner` is the VM's user and group.
-    pub fn share(&self, source: &Path, name: &str, how: Share, owner: (u32, u32)) -> Result<()> {
+    /// where the file lies on another filesystem. Folders in the name are made. `owner` is the VM's user and group.
+    pub fn share(&self, source: &Path, name: impl AsRef<Path>, how: Share, owner: (u32, u32)) -> Result<()> {
         // A hard link of a symlink would be a symlink, and lead nowhere inside the jail.
         let source = std::fs::canonicalize(source).context("find", source.display())?;
         give(&source, how, owner).context("give to the VM's user", source.display())?;
-        let target = self.path(name);
+        let target = self.path(&name);
+        self.open_folders(name.as_ref()).context("make the folders of", target.display())?;
         let linked = match std::fs::hard_link(&source, &target) {
             Err(error) if error.kind() == ErrorKind::CrossesDevices => bind(&source, &target),
             other => other,
@@ -70,6 +71,19 @@ impl Jail {
             Error::new("put into the jail", format!("{} as {}", source.display(), target.display()))
                 .source(error)
         })
+    }
+
+    /// Makes the folders in which a name lies: root's, and open to the VM's user whatever our umask is.
+    fn open_folders(&self, name: &Path) -> std::io::Result<()> {
+        let mut folder = self.root.clone();
+        for part in name.parent().into_iter().flat_map(Path::components) {
+            folder.push(part);
+            if !folder.is_dir() {
+                std::fs::create_dir(&folder)?;
+                std::fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -148,6 +162,20 @@ mod tests {
 
     fn jail(base: &Path) -> Jail {
         Jail::make(base, Path::new("/usr/local/bin/firecracker"), &"my-bot".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn folders_in_a_name_are_open_to_the_vms_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let jail = jail(&dir.path().join("jail"));
+        let source = dir.path().join("libc.so");
+        std::fs::write(&source, "lib").unwrap();
+        for name in ["lib64/libc.so", "lib/x86/libc.so", "lib/x86/other.so"] {
+            jail.share(&source, name, Share::AsItIs, (64_000, 64_001)).unwrap();
+        }
+        for (folder, mode) in [("", 0o700), ("lib64", 0o755), ("lib", 0o755), ("lib/x86", 0o755)] {
+            assert_eq!(jail.path(folder).metadata().unwrap().mode() & 0o777, mode, "{folder}");
+        }
     }
 
     #[test]

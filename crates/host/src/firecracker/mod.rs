@@ -1,8 +1,8 @@
 //! Firecracker as a VMM, always through its jailer: a chroot, a mount namespace, the VM's own user, the default system
 //! call filters. Makes a jail and writes the machine configuration of the instance.
 //!
-//! The jailer becomes Firecracker (same process), unless a PID namespace is asked for with [`Firecracker::new_pid_ns`]:
-//! then it forks and ends, and the VM's process is the one in the jail's pid file.
+//! The jailer becomes Firecracker (same process), unless a PID namespace is asked for with [`Start::Forking`]:
+//! then it forks and ends, and the VM's process is what is left of the service.
 //!
 //! A guest that powers off on `x86_64` halts without ending Firecracker, which has no such switch; a guest that reboots
 //! ends it with exit code 0. The power button is Ctrl-Alt-Del, which systemd answers with a reboot.
@@ -10,6 +10,7 @@
 pub mod api;
 pub mod install;
 pub mod jail;
+mod libraries;
 mod version;
 
 use std::{
@@ -33,7 +34,7 @@ use crate::{
         api::{Action, Api, VmState},
         jail::{Jail, Share},
     },
-    vmm::{Launch, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket},
+    vmm::{Launch, Start, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket},
 };
 
 /// How long Firecracker may take to answer: it answers in milliseconds, or it hangs.
@@ -45,7 +46,6 @@ const BZIMAGE_SINCE: Version = Version { major: 1, minor: 17, patch: 0 };
 /// Firecracker on this machine.
 pub struct Firecracker {
     exec: Arc<dyn Exec>,
-    new_pid_ns: bool,
 }
 
 /// The two programs, by their real paths, and the version that both have.
@@ -60,16 +60,9 @@ pub struct Installed {
 }
 
 impl Firecracker {
-    /// Firecracker as the process that the jailer becomes.
+    /// Firecracker by these programs.
     pub fn new(exec: Arc<dyn Exec>) -> Self {
-        Self { exec, new_pid_ns: false }
-    }
-
-    /// Runs Firecracker in a PID namespace of its own, for a supervisor that follows forks.
-    #[must_use]
-    pub fn new_pid_ns(mut self) -> Self {
-        self.new_pid_ns = true;
-        self
+        Self { exec }
     }
 
     /// Finds Firecracker and its jailer. Fails with [`Kind::HostNotReady`] when one is missing or the two differ in
@@ -110,20 +103,25 @@ impl Vmm for Firecracker {
     fn prepare(&self, spec: &VmSpec) -> Result<Launch> {
         let installed = self.installed()?;
         let fsize = check(spec, installed.version)?;
+        let libraries = libraries::of(&*self.exec, &installed.firecracker)?;
         socket::refuse_running(&spec.api_sock)?;
         fireclaw_core::layout::check_socket_path("API socket path", &spec.api_sock)?;
         crate::vmm::clean(&spec.api_sock, &spec.jail_dir)?;
 
         let jail = Jail::make(&spec.jail_dir, &installed.firecracker, &spec.id)?;
         write_config(spec)?;
-        let share = |source: &Path, name: &str, how| jail.share(source, name, how, (spec.uid, spec.gid));
-        share(&spec.kernel, jail_file::KERNEL, Share::AsItIs)?;
+        let owner = (spec.uid, spec.gid);
+        jail.share(&spec.kernel, jail_file::KERNEL, Share::AsItIs, owner)?;
         if let Some(initrd) = &spec.initrd {
-            share(initrd, jail_file::INITRD, Share::AsItIs)?;
+            jail.share(initrd, jail_file::INITRD, Share::AsItIs, owner)?;
         }
-        share(&spec.disk, jail_file::DISK, Share::Own)?;
-        share(&spec.seed, jail_file::SEED, Share::Read)?;
-        share(&spec.vmm_config, jail_file::CONFIG, Share::Read)?;
+        jail.share(&spec.disk, jail_file::DISK, Share::Own, owner)?;
+        jail.share(&spec.seed, jail_file::SEED, Share::Read, owner)?;
+        jail.share(&spec.vmm_config, jail_file::CONFIG, Share::Read, owner)?;
+        for library in &libraries {
+            // Found by name through any symlink; in the jail it lies under that name.
+            jail.share(library, library.strip_prefix("/").unwrap_or(library), Share::AsItIs, owner)?;
+        }
         // The path inside the jail is longer than a socket's path may be; through a symlink any length is reached.
         symlink(jail.path(jail_file::SOCKET), &spec.api_sock).context("link", spec.api_sock.display())?;
 
@@ -134,9 +132,15 @@ impl Vmm for Firecracker {
             gid: spec.gid,
             chroot_base: &spec.jail_dir,
             fsize,
-            new_pid_ns: self.new_pid_ns,
+            new_pid_ns: spec.start == Start::Forking,
         });
         Ok(Launch { cmd: Cmd::new(installed.jailer).args(args).cwd("/").about(&spec.id), keep: Vec::new() })
+    }
+
+    /// There is nothing that would switch the machine off: a guest that powers off halts, and its VMM stays. What ends it is a
+    /// reset.
+    fn ending_verb(&self) -> &'static str {
+        if cfg!(target_arch = "x86_64") { "reboot" } else { "poweroff" }
     }
 
     fn press_power_button(&self, api_sock: &Path) -> Result<()> {

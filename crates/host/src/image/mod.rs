@@ -9,14 +9,14 @@
 
 mod build;
 mod check;
-mod customise;
-mod initrd;
+pub mod customise;
+pub mod initrd;
 mod kernel;
 mod manifest;
 mod npm;
-mod recipe;
+pub mod recipe;
 mod store;
-mod tree;
+pub mod tree;
 
 #[cfg(test)]
 mod seed_tests;

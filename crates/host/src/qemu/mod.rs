@@ -5,7 +5,7 @@
 //! Debian packages: `qemu-system-x86` (`qemu-system-arm` on arm64).
 
 pub mod qmp;
-mod tsc;
+pub mod tsc;
 
 use std::{
     fs::{File, Metadata},
@@ -28,7 +28,7 @@ use crate::{
     exec::{Cmd, Exec},
     qemu::qmp::Qmp,
     tap,
-    vmm::{Launch, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket},
+    vmm::{Launch, Start, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket},
 };
 
 /// How long QEMU may take to answer: it answers in milliseconds, or it hangs.
@@ -83,6 +83,9 @@ impl Vmm for Qemu {
 
     /// The socket comes last: it is the one thing that `clean` has to remove.
     fn prepare(&self, spec: &VmSpec) -> Result<Launch> {
+        if spec.start == Start::Forking {
+            return Err(Error::new("start", "QEMU").because("it has no PID namespace to be left in"));
+        }
         let program = program(self.arch);
         let path = find_program(&*self.exec, program)?;
         let gid = if spec.kvm { kvm_group(&self.dev_kvm, spec.uid, spec.gid)? } else { spec.gid };

@@ -3,6 +3,7 @@
 //! The real ones are [`crate::qemu::Qemu`] and [`crate::firecracker::Firecracker`]. [`of`] gives the one for an
 //! instance, [`clean`] removes what a run of either left.
 
+pub mod console;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;
 pub mod kvm;
@@ -68,6 +69,17 @@ pub struct VmSpec {
     pub jail_dir: PathBuf,
     /// Whether stock kernels run on this machine's KVM; false means emulation.
     pub kvm: bool,
+    /// What becomes of the process that starts it.
+    pub start: Start,
+}
+
+/// What becomes of the process that starts a VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It is the VMM.
+    Becoming,
+    /// It leaves the VMM in a PID namespace of its own, and ends.
+    Forking,
 }
 
 /// A VMM that is ready to be exec'd: everything it may not open itself is open already.
@@ -96,6 +108,11 @@ pub trait Vmm: Send + Sync {
 
     /// Opens what the VMM needs and renders its command line. Changes nothing that `clean` does not remove.
     fn prepare(&self, spec: &VmSpec) -> Result<Launch>;
+
+    /// The verb of the guest's systemctl after which the VMM ends.
+    fn ending_verb(&self) -> &'static str {
+        "poweroff"
+    }
 
     /// Presses the guest's power button (Firecracker: Ctrl-Alt-Del). Returns at once.
     fn press_power_button(&self, api_sock: &Path) -> Result<()>;
@@ -192,6 +209,7 @@ impl VmSpec {
             vmm_log: dir.join("logs/firecracker.log"),
             jail_dir: dir.join("jail"),
             kvm: false,
+            start: Start::Becoming,
         }
     }
 }

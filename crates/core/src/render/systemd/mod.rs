@@ -86,14 +86,26 @@ pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {
     limit_starts(&mut unit);
 
     unit.section("Service");
-    unit.set("Type", "exec");
+    let jailed = spec.vmm == Some(VmmKind::Firecracker);
+    if jailed {
+        unit.note(
+            "The jailer leaves Firecracker in a PID namespace of its own, as the one process of this unit.",
+        );
+    }
+    unit.set("Type", if jailed { "forking" } else { "exec" });
     unit.set("SyslogIdentifier", stem(&name));
     environment(&mut unit, host);
     let halt = HALT.to_string();
     unit.command("ExecStartPre", host.program, ["clean", id.as_str()]);
-    unit.command("ExecStart", host.program, ["run", id.as_str()]);
+    let forking = jailed.then_some("--forking");
+    unit.command("ExecStart", host.program, ["run", id.as_str()].into_iter().chain(forking));
     unit.command("ExecStop", host.program, ["halt", id.as_str(), "--timeout", &halt]);
-    unit.command("ExecStopPost", host.program, ["clean", id.as_str()]);
+    if jailed {
+        unit.note("Its VMM ends with 0 also when the guest restarts. `clean` sees which, and fails to have it started again.");
+        unit.command("ExecStopPost", host.program, ["clean", id.as_str(), "--ended"]);
+    } else {
+        unit.command("ExecStopPost", host.program, ["clean", id.as_str()]);
+    }
     unit.note("A guest that powered itself off ends with 0 and stays off.");
     restart(&mut unit, host);
     unit.note("What `halt` could not end is hung: there is nothing left to ask it.");

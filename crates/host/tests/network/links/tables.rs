@@ -56,9 +56,12 @@ fn a_forward_chain_that_drops_is_found() {
     alone(|| {
         let exec = SystemExec::default();
         guard(&[&port("a", [172, 16, 0, 2])], Egress::Public);
-        assert!(nft::forward_is_dropped_elsewhere(&exec).unwrap().is_empty());
+        assert!(nft::forwarding_elsewhere(&exec, "fc-br0").unwrap().is_empty());
         load("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; } }");
-        assert_eq!(nft::forward_is_dropped_elsewhere(&exec).unwrap(), ["ip filter FORWARD"]);
+        assert_eq!(
+            nft::forwarding_elsewhere(&exec, "fc-br0").unwrap(),
+            [nft::Forwarding::Chain("ip filter FORWARD".into())]
+        );
     });
 }
 

@@ -1,0 +1,32 @@
+//! What a guest's console tells of the end of its VM. Touches nothing.
+//!
+//! Firecracker has no switch for a guest to turn it off: a guest that restarts ends it with exit code 0, and so does one
+//! that is powered off (a hook in the guest resets the machine then). Under QEMU only a power-off ends the VMM, and a
+//! restart stays inside. So the exit code does not tell the two apart, and the kernel's own last words do, for every guest.
+
+/// How much of the end of a console is to be looked at, in bytes: the kernel's last words and what the VMM says after them.
+pub const END: usize = 1 << 10;
+
+/// What a kernel says last when it restarts: because it was told to, or after a panic. Both are printed whatever the kernel
+/// was told to be quiet about.
+const RESTARTS: [&str; 2] = ["reboot: Restarting system", "Rebooting in "];
+
+/// Whether the end of a console is that of a guest which restarts.
+pub fn restarts(end: &str) -> bool {
+    RESTARTS.iter().any(|words| end.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_told_from_a_power_off() {
+        let after = "2026-11-22T06:00:00.1 [my-ubot--1:main] Firecracker exiting successfully. exit_code=0\n";
+        assert!(restarts(&format!("[   99.120471] reboot: Restarting system\n{after}")));
+        assert!(restarts("[    3.1] Kernel panic - not syncing: x\n[    3.2] Rebooting in 1 seconds..\n"));
+        for end in ["", after, "[   99.1] reboot: Power down\n", "[   99.1] reboot: System halted\n"] {
+            assert!(!restarts(end), "{end}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The lab's second disk: base images, and room for instances on the same filesystem, as a server has them. Starts
+//! mmdebstrap and mke2fs; reads the image that the end-to-end tests keep.
+//!
+//! `default` is a real image with OpenClaw. `tiny` is made by the same recipe of far fewer packages, with a stand-in where
+//! OpenClaw would be: it answers the gateway's probes and writes to SQLite, and is up in a fraction of the time. It is for
+//! what is about hosts and VMs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_host::{
+    exec::{Cmd, Exec, SystemExec},
+    image::{
+        Boot, BuildRequest, Manifest,
+        customise::{self, Entry, NODE_DIR},
+        recipe,
+        tree::Tree,
+    },
+};
+use serde_json::json;
+
+use super::disk;
+
+/// Raised when the same inputs are to make another image.
+const RECIPE: u32 = 1;
+
+const SUITE: &str = "trixie";
+
+/// What the guest's side of fireclaw and the seed's reader need, and SQLite.
+const PACKAGES: &[&str] = &[
+    "busybox-static",
+    "dbus",
+    "e2fsprogs",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "linux-image-cloud-amd64",
+    "openssh-server",
+    "procps",
+    "python3-minimal",
+    "sqlite3",
+    "sudo",
+    "systemd-resolved",
+    "systemd-sysv",
+    "udev",
+];
+
+/// The unit that writes rows.
+const WRITER: &str = "[Unit]\nDescription=Rows in SQLite\n[Service]\nExecStart=/usr/local/bin/lab-writer\n\
+                      Restart=always\n[Install]\nWantedBy=multi-user.target\n";
+
+/// Gives the disk, made when there is none with these images. `default` is the folder of a built image.
+pub fn disk(below: &Path, default: Option<&Path>) -> Result<PathBuf> {
+    let tiny = tiny(below)?;
+    let mut inputs = tiny.display().to_string();
+    if let Some(default) = default {
+        let manifest = default.join("manifest.json");
+        inputs += &fs::read_to_string(&manifest).context("read", manifest.display())?;
+    }
+    let dir = disk::kept(below, "images", &inputs, |dir| {
+        let images = dir.join("tree/base/images");
+        for (name, from) in [("tiny", Some(tiny.as_path())), ("default", default)] {
+            if let Some(from) = from {
+                link_all(from, &images.join(name))?;
+            }
+        }
+        disk::pack(&dir.join("tree"), &dir.join("images.ext4"), "48G")?;
+        fireclaw_host::fs::remove_tree(&dir.join("tree"))
+    })?;
+    Ok(dir.join("images.ext4"))
+}
+
+/// Every file of a folder under another name, without a copy.
+fn link_all(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).context("create folder", to.display())?;
+    for name in fireclaw_host::fs::names(from)? {
+        fs::hard_link(from.join(&name), to.join(&name)).context("link", from.join(&name).display())?;
+    }
+    Ok(())
+}
+
+/// The small image, as a folder that `image build` could have made.
+fn tiny(below: &Path) -> Result<PathBuf> {
+    let request = request()?;
+    let entries = entries(&request);
+    let inputs = format!("{RECIPE}\n{SUITE}\n{PACKAGES:?}\n{entries:?}\n{}", recipe::CMDLINE);
+    disk::kept(below, "tiny", &inputs, |dir| {
+        let work = below.join("tree-of-tiny");
+        fireclaw_host::fs::remove_tree(&work)?;
+        disk::bootstrap(&work, SUITE, PACKAGES)?;
+        let user =
+            ["useradd", "--create-home", "--uid", "1000", "--user-group", "--shell", "/bin/bash", "ubuntu"];
+        SystemExec::default().check(Cmd::new("chroot").arg(&work).args(user))?;
+        Tree::new(&work).apply(&entries)?;
+        disk::boot_files(&work, dir)?;
+        for name in fireclaw_host::fs::names(&work.join("boot"))? {
+            fireclaw_host::fs::remove_any(&work.join("boot").join(name))?;
+        }
+        for folder in ["var/cache/apt", "var/lib/apt/lists"] {
+            for name in fireclaw_host::fs::names(&work.join(folder))? {
+                fireclaw_host::fs::remove_any(&work.join(folder).join(name))?;
+            }
+        }
+        disk::pack(&work, &dir.join("rootfs.ext4"), "1G")?;
+        fireclaw_host::fs::remove_tree(&work)?;
+        let text = serde_json::to_vec_pretty(&manifest(&request)).context("render", "the manifest")?;
+        fs::write(dir.join("manifest.json"), text).context("write", "the manifest")
+    })
+}
+
+fn request() -> Result<BuildRequest> {
+    let mut request = BuildRequest::new("tiny".parse()?);
+    (request.docker, request.browser) = (false, false);
+    "0.0.0".clone_into(&mut request.openclaw_version);
+    Ok(request)
+}
+
+fn manifest(request: &BuildRequest) -> Manifest {
+    Manifest {
+        format: 1,
+        name: "tiny".to_owned(),
+        built_at: "2026-01-01T00:00:00Z".to_owned(),
+        system: SUITE.to_owned(),
+        mirror: None,
+        openclaw: Some(request.openclaw_version.clone()),
+        node: None,
+        docker: false,
+        browser: false,
+        boot: Boot {
+            kernel: "vmlinuz".to_owned(),
+            kernel_elf: None,
+            initrd: Some("initrd.img".to_owned()),
+            cmdline: recipe::CMDLINE.to_owned(),
+        },
+        files: std::collections::BTreeMap::new(),
+        packages: std::collections::BTreeMap::new(),
+        npm: std::collections::BTreeMap::new(),
+    }
+}
+
+fn entries(request: &BuildRequest) -> Vec<Entry> {
+    let file = |path: &str, mode, content: &str| Entry::File {
+        path: path.to_owned(),
+        mode,
+        content: content.to_owned(),
+    };
+    let probes = [
+        ("startupz", json!({ "ok": true, "status": "started", "version": "0.0.0" })),
+        ("readyz", json!({ "ready": true })),
+        ("healthz", json!({ "ok": true })),
+        ("health", json!({ "ok": true })),
+    ];
+    let mut entries = customise::entries(request);
+    entries.extend([
+        file(&format!("{NODE_DIR}/bin/node"), 0o755, include_str!("files/stand-in.sh")),
+        file(customise::ENTRY, 0o644, "// nobody reads this\n"),
+        file("/opt/openclaw/lib/node_modules/openclaw/package.json", 0o644, "{\"version\":\"0.0.0\"}\n"),
+        file("/usr/local/bin/lab-writer", 0o755, include_str!("files/writer.sh")),
+        file("/usr/local/bin/lab-rows", 0o755, include_str!("files/rows.sh")),
+        file("/etc/systemd/system/lab-writer.service", 0o644, WRITER),
+        Entry::Link {
+            path: "/etc/systemd/system/multi-user.target.wants/lab-writer.service".to_owned(),
+            target: "../lab-writer.service".to_owned(),
+        },
+    ]);
+    entries.extend(
+        probes.map(|(name, body)| file(&format!("/opt/openclaw/www/{name}"), 0o644, &format!("{body}\n"))),
+    );
+    entries
+}
+
+/// The image that the end-to-end tests built, or a hint how to have it built.
+pub fn default_image(target: &Path) -> Result<PathBuf> {
+    let dir = target.join("e2e/images/default");
+    if dir.join("manifest.json").exists() {
+        return Ok(dir);
+    }
+    Err(Error::new("find", "a base image with OpenClaw")
+        .because(format!("there is none in {}", dir.display()))
+        .hint("`cargo xtask e2e` makes one; `cargo xtask ci` runs both"))
+}

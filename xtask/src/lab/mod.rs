@@ -1,0 +1,246 @@
+//! The lab: a whole host in a VM, with systemd as its first process, KVM that works, Firecracker and its jailer, and the
+//! neighbours that such a host has. docs/LAB.md describes it.
+//!
+//! Nothing here needs hardware virtualisation: the machine around the host is emulated, and so is the virtualisation that
+//! its KVM uses.
+
+mod disk;
+mod host;
+mod images;
+mod machine;
+mod scenarios;
+mod ssh;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use clap::Args;
+use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_host::{
+    exec::{Exec, SystemExec},
+    keys,
+};
+
+use self::{host::Lab, machine::Machine, scenarios::Scenario, ssh::Remote};
+use crate::{say, shell};
+
+/// What to run.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Options {
+    /// Scenarios whose names contain one of these; `run` before them changes nothing; `shell` alone gives a root shell, `disks` makes the disks
+    pub only: Vec<String>,
+    /// The program under test [default: target/…/release/fireclaw, built first]
+    #[arg(long)]
+    pub fireclaw: Option<PathBuf>,
+    /// A folder with a built image that carries OpenClaw [default: the one of the end-to-end tests]
+    #[arg(long)]
+    pub image: Option<PathBuf>,
+    /// `firecracker` or `qemu` [default: firecracker where the machine has it]
+    #[arg(long)]
+    pub vmm: Option<String>,
+    /// Leave the disks of the run behind, and go on with instances that a failed scenario left
+    #[arg(long)]
+    pub keep: bool,
+    /// Show what every scenario does, not only the failed ones
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// How much of what a failed scenario did is shown.
+const SHOWN_DETAILS: usize = 60;
+
+/// Runs scenarios, or a shell. `Ok(false)` when one failed.
+pub fn run(options: &Options) -> Result<bool> {
+    say::head("lab: the host and its images");
+    say::verbose(options.verbose);
+    let begun = Instant::now();
+    let mut words = options.only.as_slice();
+    if words.first().is_some_and(|word| word == "run") {
+        words = &words[1..];
+    }
+    let (mut lab, proved) = prepare(options)?;
+    if words == ["disks"] {
+        return Ok(true);
+    }
+    lab.boot()?;
+    install(&lab, &proved)?;
+    say::line(&format!("the host is up after {} s", begun.elapsed().as_secs()));
+    if words == ["shell"] {
+        return Ok(lab.remote.attach()? == 0);
+    }
+    let rows = scenarios::all()
+        .into_iter()
+        .filter(|scenario| words.is_empty() || words.iter().any(|word| scenario.name.contains(word.as_str())))
+        .map(|scenario| carry_out(&scenario, &mut lab, options))
+        .collect::<Vec<_>>();
+    drop(lab);
+    say::head("lab: scenario, VMM, result, seconds");
+    for row in &rows {
+        say::line(&format!("{:<28} {:<12} {:<5} {:>5}", row.name, row.vmm, row.verdict(), row.seconds));
+        if let Verdict::Skipped(why) | Verdict::Failed(why) = &row.verdict {
+            say::line(&format!("     {why}"));
+        }
+    }
+    say::line(&format!("proved on {}", proved.described));
+    say::line(&format!("{} s in all", begun.elapsed().as_secs()));
+    Ok(!rows.iter().any(|row| matches!(row.verdict, Verdict::Failed(_))))
+}
+
+enum Verdict {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+struct Row {
+    name: &'static str,
+    vmm: &'static str,
+    verdict: Verdict,
+    seconds: u64,
+}
+
+impl Row {
+    fn verdict(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Passed => "ok",
+            Verdict::Failed(_) => "FAIL",
+            Verdict::Skipped(_) => "skip",
+        }
+    }
+}
+
+fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
+    let row =
+        |verdict, seconds| Row { name: scenario.name, vmm: lab_vmm(scenario, lab.vmm), verdict, seconds };
+    if let Some(why) = scenario.unfit(lab) {
+        return row(Verdict::Skipped(why.to_owned()), 0);
+    }
+    if options.verbose {
+        say::head(scenario.name);
+    }
+    let begun = Instant::now();
+    let mut result = (scenario.run)(lab);
+    if result.is_err() && !lab.answers() {
+        // Emulated virtualisation inside emulation: now and then the whole host stands still, whatever runs on it.
+        say::line(&format!(
+            "the emulated host hung in `{}`: it is switched off and on, and begins again",
+            scenario.name
+        ));
+        result = lab.power_cut().and_then(|()| lab.clear()).and_then(|()| (scenario.run)(lab));
+    }
+    if result.is_err() {
+        let name = scenario.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        lab.collect(&shell::target().join("lab/failures").join(name));
+    }
+    // The next scenario finds a host without instances, and this one has to leave one.
+    if !options.keep || result.is_ok() {
+        let cleared = recover(lab);
+        result = result.and(cleared);
+    }
+    let seconds = begun.elapsed().as_secs();
+    let verdict = match result {
+        Ok(()) => Verdict::Passed,
+        Err(error) => Verdict::Failed(error.one_line()),
+    };
+    let details = say::take_details(SHOWN_DETAILS);
+    if let Verdict::Failed(why) = &verdict {
+        say::line(&format!("FAIL {:<40} {seconds:>5} s", scenario.name));
+        for line in details {
+            say::line(&line);
+        }
+        say::line(&format!("     {why}"));
+    } else {
+        say::line(&format!("ok   {:<40} {seconds:>5} s", scenario.name));
+    }
+    Row { name: scenario.name, vmm: lab_vmm(scenario, lab.vmm), verdict, seconds }
+}
+
+const fn lab_vmm(scenario: &Scenario, vmm: &'static str) -> &'static str {
+    if scenario.boots_vms { vmm } else { "-" }
+}
+
+/// A host that runs, without instances.
+fn recover(lab: &mut Lab) -> Result<()> {
+    if !lab.machine.is_on()? || !lab.answers() {
+        lab.power_cut()?;
+    }
+    lab.clear()
+}
+
+/// Programs that are put on the host, and which VMM they prove.
+struct Proved {
+    firecracker: Option<(PathBuf, PathBuf)>,
+    described: String,
+}
+
+/// Disks, machine, the way in.
+fn prepare(options: &Options) -> Result<(Lab, Proved)> {
+    let target = shell::target();
+    let below = target.join("lab");
+    std::fs::create_dir_all(&below).context("create folder", below.display())?;
+    let program = match &options.fireclaw {
+        Some(program) => program.clone(),
+        None => built()?,
+    };
+    let key = below.join("key/id");
+    let public = keys::ensure_user_key(&key, &keys::SystemEntropy)?.public;
+    let host = disk::host(&below, &format!("{public}\n"))?;
+    let default = match &options.image {
+        Some(image) => Ok(image.clone()),
+        None => images::default_image(&target),
+    };
+    if let Err(error) = &default {
+        say::line(&error.one_line());
+    }
+    let images = images::disk(&below, default.as_deref().ok())?;
+    let machine = Machine::new(&below.join("run"), host, &images)?;
+    let remote = Remote::new(&key, machine.ssh_port)?;
+    let proved = proved(options)?;
+    let vmm = if proved.firecracker.is_some() { "firecracker" } else { "qemu" };
+    Ok((Lab { machine, remote, vmm, program, has_openclaw: default.is_ok() }, proved))
+}
+
+fn built() -> Result<PathBuf> {
+    if !shell::attach("cargo", &["build", "--release", "--locked", "--package", "fireclaw"])? {
+        return Err(Error::new("build", "fireclaw"));
+    }
+    Ok(shell::target().join(shell::triple()).join("release/fireclaw"))
+}
+
+/// Firecracker and its jailer, where this machine has them.
+fn proved(options: &Options) -> Result<Proved> {
+    let find = |variable: &str, program: &str| {
+        std::env::var_os(variable).map(PathBuf::from).or_else(|| SystemExec::default().which(program))
+    };
+    let found = find("FIRECRACKER_BIN", "firecracker").zip(find("JAILER_BIN", "jailer"));
+    if options.vmm.as_deref() == Some("qemu") || (found.is_none() && options.vmm.is_none()) {
+        return Ok(Proved {
+            firecracker: None,
+            described: "QEMU with the lab's KVM, not on Firecracker".to_owned(),
+        });
+    }
+    let Some((firecracker, jailer)) = found else {
+        return Err(Error::new("find", "firecracker and jailer")
+            .because("neither FIRECRACKER_BIN and JAILER_BIN nor the PATH name them")
+            .hint("leave --vmm out to run on QEMU"));
+    };
+    let said = shell::must(&firecracker.display().to_string(), &["--version"])?;
+    let version = said.lines().next().unwrap_or_default().to_owned();
+    Ok(Proved {
+        described: format!("{version} through its jailer"),
+        firecracker: Some((firecracker, jailer)),
+    })
+}
+
+/// Puts the programs on the host.
+fn install(lab: &Lab, proved: &Proved) -> Result<()> {
+    let put = |file: &Path, name: &str| lab.remote.put(file, &format!("/usr/local/bin/{name}"), "755");
+    put(&lab.program, "fireclaw")?;
+    if let Some((firecracker, jailer)) = &proved.firecracker {
+        put(firecracker, "firecracker")?;
+        put(jailer, "jailer")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! An instance of the Bash fireclaw that runs on this host: its record, its scripts, its units, its VM without a jail. Ours
+//! lists, stops, starts, provisions and destroys it in place.
+
+use fireclaw_core::error::Result;
+use serde_json::Value;
+
+use crate::lab::host::{Lab, ensure, same};
+
+const ID: &str = "old-bot";
+
+/// From its running VM to nothing.
+pub fn takes_over(lab: &mut Lab) -> Result<()> {
+    lab.setup_tiny(ID, &[])?;
+    lab.ok(&["stop", ID, "--now"])?;
+    lab.remote.script(include_str!("../files/bash-instance.sh"), &[ID])?;
+    lab.until("the old instance to answer", 420, || Ok(lab.field(ID, "health")? == "up"))?;
+    let list = lab.json(&["list", "--json"])?;
+    for (field, value) in [("id", ID), ("vm", "active"), ("proxy", "active"), ("vmm", "firecracker")] {
+        same(field, &list[0][field], &Value::from(value))?;
+    }
+    lab.ok(&["stop", ID])?;
+    same("vm", &lab.field(ID, "vm")?, &Value::from("inactive"))?;
+    let running = lab.remote.ask(&["pgrep", "-f", "firecracker.--api-sock"])?;
+    ensure(!running.status.success(), || "its Firecracker runs still".into())?;
+    lab.ok(&["start", ID])?;
+    same("health", &lab.field(ID, "health")?, &Value::from("up"))?;
+    lab.ok(&["provision", ID, "--model", "anthropic/claude-sonnet-4-5"])?;
+    same("model", &lab.field(ID, "model")?, &Value::from("anthropic/claude-sonnet-4-5"))?;
+    lab.ok(&["destroy", ID, "--force"])?;
+    let units = lab.remote.must(&["ls", "/etc/systemd/system"])?;
+    ensure(!units.contains(ID), || format!("a unit of it is left: {units}"))?;
+    let running = lab.remote.ask(&["pgrep", "-f", "firecracker.--api-sock"])?;
+    ensure(!running.status.success(), || "its Firecracker outlived it".into())
+}

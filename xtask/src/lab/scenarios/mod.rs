@@ -1,0 +1,73 @@
+//! The scenarios, in the order in which they run. Each begins on a host without instances and need not remove its own.
+
+mod bash;
+mod boot;
+mod jailer;
+mod neighbours;
+mod reboots;
+mod upgrade;
+
+use fireclaw_core::error::Result;
+
+use super::host::Lab;
+
+/// One scenario.
+pub struct Scenario {
+    /// By which it is asked for.
+    pub name: &'static str,
+    /// Whether its VMs make the VMM a part of the result.
+    pub boots_vms: bool,
+    /// Only with this VMM.
+    only_on: Option<&'static str>,
+    /// Takes the image with OpenClaw.
+    needs_openclaw: bool,
+    /// What it does.
+    pub run: fn(&mut Lab) -> Result<()>,
+}
+
+impl Scenario {
+    /// Why it cannot run here; `None` when it can.
+    pub fn unfit(&self, lab: &Lab) -> Option<&'static str> {
+        if self.needs_openclaw && !lab.has_openclaw {
+            return Some("there is no image with OpenClaw: `cargo xtask e2e` makes one");
+        }
+        match self.only_on {
+            Some(vmm) if vmm != lab.vmm => {
+                Some("is about Firecracker: FIRECRACKER_BIN and JAILER_BIN name it")
+            }
+            _ => None,
+        }
+    }
+}
+
+const fn scenario(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
+    Scenario { name, boots_vms: true, only_on: None, needs_openclaw: false, run }
+}
+
+const fn host_only(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
+    Scenario { boots_vms: false, ..scenario(name, run) }
+}
+
+const fn firecracker(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
+    Scenario { only_on: Some("firecracker"), ..scenario(name, run) }
+}
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    vec![
+        host_only("boot", boot::boot),
+        firecracker("jailer", jailer::jailer),
+        scenario("reboot and power cut", reboots::host),
+        scenario("reboot in the guest", reboots::guest),
+        scenario("power-off in the guest", reboots::guest_off),
+        scenario("docker beside it", neighbours::docker),
+        scenario("ufw", neighbours::ufw),
+        scenario("firewalld", neighbours::firewalld),
+        scenario("br_netfilter", neighbours::br_netfilter),
+        host_only("a foreign bridge", neighbours::foreign_bridge),
+        host_only("a subnet routed elsewhere", neighbours::routed_subnet),
+        firecracker("taking over from Bash", bash::takes_over),
+        scenario("upgrade of fireclaw", upgrade::binary),
+        scenario("sixteen at once", upgrade::sixteen),
+    ]
+}
