@@ -18,7 +18,7 @@ use fireclaw_host::{
     supervisor::{Service, ServiceStatus, State},
 };
 
-use crate::{app::App, deadlines, engine::Past, store::Found};
+use crate::{app::App, containment, deadlines, engine::Past, store::Found};
 
 /// The rows of all instances, by name.
 pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
@@ -203,6 +203,7 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
             subnet: record.network.subnet.to_string(),
             gateway: record.network.gateway.to_string(),
         }),
+        containment: Some(containment::report(app, record)?),
         row,
     })
 }

@@ -38,11 +38,15 @@ pub fn raw_changes(flags: &ChangeFlags, env: &dyn Fn(&str) -> Option<String>) ->
         openai_api_key: secret("OPENAI_API_KEY", &flags.openai_api_key, &flags.openai_api_key_file)?,
         minimax_api_key: secret("MINIMAX_API_KEY", &flags.minimax_api_key, &flags.minimax_api_key_file)?,
         skip_browser_install: flags.skip_browser_install,
+        egress: flags.egress,
+        allow: flags.allow.clone(),
+        key_mode: flags.keys,
+        budget: flags.budget_requests_per_hour,
     })
 }
 
 /// The text of a secret's file without the newline at its end, which editors put there.
-fn read(flag: &str, path: &Path) -> Result<String> {
+pub(crate) fn read(flag: &str, path: &Path) -> Result<String> {
     let refused = |why: String| {
         Error::refused(flag, path.display(), why)
             .kind(Kind::Refused)

@@ -1,14 +1,19 @@
 //! Records on disk: the state folders of all instances. Touches `STATE_ROOT`.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use fireclaw_core::{
     alloc::Taken,
     error::{Context, Error, Kind, Result},
     id::{InstanceId, TapName},
     layout::{InstancePaths, Layout},
-    spec::Settings,
-    state::InstanceRecord,
+    render::systemd::{CREDENTIAL_KEYS, CREDENTIAL_RECORD},
+    spec::{KeyMode, Settings},
+    state::{InstanceRecord, ProviderKeys},
 };
 use fireclaw_host::fs;
 
@@ -67,12 +72,27 @@ impl<'a> Store<'a> {
         let what = paths.env.display().to_string();
         let record = InstanceRecord::parse(&what, &env, vars.as_deref(), &self.settings.network)
             .map_err(|error| rehint(error, id.as_str()))?;
+        let record = Self::with_keys(record, &paths.keys)?;
         if record.id != *id {
             return Err(Error::new("read", what)
                 .because(format!("it is the record of `{}`", record.id))
                 .hint(format!("clear the folder with `fireclaw destroy {id} --force`")));
         }
         Ok(record)
+    }
+
+    /// Reads a record and its keys out of a folder of credentials, for a user who may not enter `STATE_ROOT`.
+    pub fn handed_over(self, id: &InstanceId, folder: &Path) -> Result<InstanceRecord> {
+        let path = folder.join(CREDENTIAL_RECORD);
+        let what = path.display().to_string();
+        let text = fs::read_if_there(&path)?.ok_or_else(|| {
+            Error::new("read", &what)
+                .because("the unit hands over no record")
+                .hint("`fireclaw doctor --fix` writes the units anew")
+        })?;
+        let record = InstanceRecord::parse(&what, &text, None, &self.settings.network)
+            .map_err(|error| rehint(error, id.as_str()))?;
+        Self::with_keys(record, &folder.join(CREDENTIAL_KEYS))
     }
 
     /// Every instance, readable or not, by name.
@@ -115,13 +135,32 @@ impl<'a> Store<'a> {
         fs::make_private_dir(&self.settings.layout.state_root)?;
         fs::ensure_private_dir(&paths.state_dir)?;
         fs::write(&paths.token, format!("{}\n", record.gateway_token.expose()).as_bytes(), 0o600)?;
+        // The keys before the record that leaves them out; away after the record that holds them again.
+        let keys = record.render_keys()?;
+        if let Some(keys) = &keys {
+            fs::write(&paths.keys, keys.as_bytes(), 0o600)?;
+        }
         fs::write(&paths.provision_vars, record.render_provision_vars()?.as_bytes(), 0o600)?;
-        fs::write(&paths.env, record.render_env()?.as_bytes(), 0o600)
+        fs::write(&paths.env, record.render_env()?.as_bytes(), 0o600)?;
+        if keys.is_none() { fs::remove_file(&paths.keys) } else { Ok(()) }
+    }
+
+    /// The record with the keys of their own file, where that is where they are.
+    fn with_keys(mut record: InstanceRecord, keys: &Path) -> Result<InstanceRecord> {
+        if record.containment.keys == KeyMode::Broker
+            && let Some(text) = fs::read_if_there(keys)?
+        {
+            record.keys = ProviderKeys::parse(&keys.display().to_string(), &text)
+                .map_err(|error| rehint(error, record.id.as_str()))?;
+        }
+        Ok(record)
     }
 
     /// Writes changed settings beside the record.
     pub fn stage(self, record: &InstanceRecord) -> Result<()> {
-        let [env, vars] = self.staged(&record.id)?;
+        let [env, vars, keys] = self.staged(&record.id)?;
+        // Empty: there is to be none.
+        fs::write(&keys, record.render_keys()?.unwrap_or_default().as_bytes(), 0o600)?;
         fs::write(&vars, record.render_provision_vars()?.as_bytes(), 0o600)?;
         fs::write(&env, record.render_env()?.as_bytes(), 0o600)
     }
@@ -129,11 +168,20 @@ impl<'a> Store<'a> {
     /// Puts staged settings into the record; none is fine.
     pub fn commit_staged(self, id: &InstanceId) -> Result<()> {
         let paths = self.paths(id)?;
-        let [env, vars] = self.staged(id)?;
-        for (from, to) in [(&vars, &paths.provision_vars), (&env, &paths.env)] {
-            if from.exists() {
-                std::fs::rename(from, to).context("write", to.display())?;
-            }
+        let [env, vars, keys] = self.staged(id)?;
+        let rename = |from: &PathBuf, to: &PathBuf| {
+            if from.exists() { std::fs::rename(from, to).context("write", to.display()) } else { Ok(()) }
+        };
+        // The keys before the record that leaves them out; away after the record that holds them again.
+        let none_left = std::fs::metadata(&keys).is_ok_and(|keys| keys.len() == 0);
+        if !none_left {
+            rename(&keys, &paths.keys)?;
+        }
+        rename(&vars, &paths.provision_vars)?;
+        rename(&env, &paths.env)?;
+        if none_left {
+            fs::remove_file(&paths.keys)?;
+            fs::remove_file(&keys)?;
         }
         fs::sync_dir(&paths.state_dir)
     }
@@ -143,9 +191,9 @@ impl<'a> Store<'a> {
         self.staged(id)?.iter().try_for_each(|path| fs::remove_file(path))
     }
 
-    fn staged(self, id: &InstanceId) -> Result<[PathBuf; 2]> {
+    fn staged(self, id: &InstanceId) -> Result<[PathBuf; 3]> {
         let dir = self.paths(id)?.state_dir;
-        Ok([dir.join(".env.next"), dir.join("provision.vars.next")])
+        Ok([dir.join(".env.next"), dir.join("provision.vars.next"), dir.join("keys.next")])
     }
 
     /// The tap of an instance whose record cannot be read, when its line can be made out.
@@ -203,7 +251,7 @@ fn rehint(error: Error, id: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn settings(root: &std::path::Path) -> Settings {
+    fn settings(root: &Path) -> Settings {
         let root = root.display().to_string();
         Settings::resolve(
             &|name| match name {
@@ -269,5 +317,38 @@ mod tests {
         store.stage(&new).unwrap();
         store.commit_staged(&old.id).unwrap();
         assert_eq!(store.load(&old.id).unwrap().model, "openai/x");
+    }
+
+    #[test]
+    fn keys_are_in_one_place_and_move_with_their_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let store = Store::new(&settings);
+        let mut guest = record("a", 2);
+        guest.keys.openai = Some(fireclaw_core::secret::Secret::new("sk-once"));
+        let mut broker = guest.clone();
+        broker.containment.keys = KeyMode::Broker;
+        broker.containment.broker_token = Some(fireclaw_core::secret::Secret::new("t"));
+        let places = || {
+            let paths = store.paths(&guest.id).unwrap();
+            let holds =
+                |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text.contains("sk-once"));
+            [holds(&paths.env), holds(&paths.provision_vars), holds(&paths.keys)]
+        };
+        let (in_record, in_file) = ([true, true, false], [false, false, true]);
+        store.save(&guest).unwrap();
+        assert_eq!(places(), in_record);
+        for (next, expected) in [(&broker, in_file), (&guest, in_record), (&broker, in_file)] {
+            store.stage(next).unwrap();
+            store.commit_staged(&guest.id).unwrap();
+            assert_eq!(places(), expected);
+            assert_eq!(store.load(&guest.id).unwrap().keys, guest.keys);
+        }
+        store.save(&guest).unwrap();
+        assert_eq!(places(), in_record);
+        store.save(&broker).unwrap();
+        assert_eq!(places(), in_file);
+        let names = fs::names(&store.paths(&guest.id).unwrap().state_dir).unwrap();
+        assert!(!names.iter().any(|name| name.contains(".next")), "{names:?}");
     }
 }

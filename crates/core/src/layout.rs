@@ -38,6 +38,11 @@ impl Default for Layout {
     }
 }
 
+/// The sidecar's socket, in whichever folder.
+pub const SIDECAR_SOCKET: &str = "sidecar.socket";
+/// The file of the sidecar's counters, in whichever folder.
+pub const USAGE: &str = "usage";
+
 /// The longest path that fits into `sockaddr_un` with its terminating zero.
 pub const SOCKET_PATH_MAX: usize = 107;
 
@@ -68,6 +73,12 @@ pub struct InstancePaths {
     pub provision_vars: PathBuf,
     /// The guest's pinned SSH host key.
     pub known_hosts: PathBuf,
+    /// Keys of model providers, where they stay on the host, 0600.
+    pub keys: PathBuf,
+    /// What the sidecar counts of their use, 0600.
+    pub usage: PathBuf,
+    /// The same where systemd runs the sidecar as a user of its own: a folder that systemd hands to that user.
+    pub usage_of_unit: PathBuf,
     /// The journal of an operation that is under way or was cut short.
     pub journal: PathBuf,
     /// Held by the one fireclaw that works on the instance.
@@ -102,6 +113,10 @@ pub struct InstancePaths {
     pub stop_script: PathBuf,
     /// The VMM's API socket, unless `--api-sock` names another.
     pub api_sock: PathBuf,
+    /// Where the sidecar takes orders, 0600.
+    pub sidecar_sock: PathBuf,
+    /// The same where systemd runs the sidecar as a user of its own.
+    pub sidecar_sock_of_unit: PathBuf,
     /// The jail of a Firecracker that runs.
     pub jail_dir: PathBuf,
     /// State of the embedded supervisor.
@@ -141,6 +156,7 @@ impl Layout {
         let paths = self.instance_unchecked(id);
         check_socket_path("API socket path", &paths.api_sock)?;
         check_socket_path("supervisor socket path", &paths.supervisor_sock)?;
+        check_socket_path("sidecar socket path", &paths.sidecar_sock)?;
         // OpenSSH connects on a name of 17 characters more, and each invocation adds its process id.
         let connecting = PathBuf::from(format!("{}.{:07}.{:016}", paths.ssh_control.display(), 0, 0));
         check_socket_path("SSH control path", &connecting)?;
@@ -159,6 +175,9 @@ impl Layout {
             token: state_dir.join(".token"),
             provision_vars: state_dir.join("provision.vars"),
             known_hosts: state_dir.join("known_hosts"),
+            keys: state_dir.join("keys"),
+            usage: state_dir.join("usage"),
+            usage_of_unit: Self::unit_state(id).join(USAGE),
             state_dir,
             journal: self.journals().join(format!("{id}.jsonl")),
             lock: self.locks().join(format!("{id}.lock")),
@@ -176,6 +195,8 @@ impl Layout {
             start_script: dir.join("start-vm.sh"),
             stop_script: dir.join("stop-vm.sh"),
             api_sock: dir.join("firecracker.socket"),
+            sidecar_sock: dir.join(SIDECAR_SOCKET),
+            sidecar_sock_of_unit: Self::unit_run(id).join(SIDECAR_SOCKET),
             jail_dir: dir.join("jail"),
             supervisor_sock: supervisor_dir.join("control.sock"),
             supervisor_dir,
@@ -185,6 +206,21 @@ impl Layout {
             ssh_control: self.run_root.join("ssh").join(id.as_str()),
             halting: self.run_root.join("halting").join(id.as_str()),
         }
+    }
+
+    /// What `RuntimeDirectory=` of an instance's proxy is, below `/run`. Beside `run_root`, which nobody but root may enter.
+    pub fn unit_run(id: &InstanceId) -> PathBuf {
+        Path::new("/run/fireclaw-sidecar").join(id.as_str())
+    }
+
+    /// What `StateDirectory=` of an instance's proxy is, below `/var/lib`.
+    pub fn unit_state(id: &InstanceId) -> PathBuf {
+        Path::new("/var/lib/fireclaw-sidecar").join(id.as_str())
+    }
+
+    /// Where that folder truly is: systemd leaves a link in its place, as its user changes with every start.
+    pub fn unit_state_target(id: &InstanceId) -> PathBuf {
+        Path::new("/var/lib/private/fireclaw-sidecar").join(id.as_str())
     }
 
     /// The file of a unit.
@@ -259,6 +295,9 @@ impl Layout {
             ("token", p.token),
             ("provision_vars", p.provision_vars),
             ("known_hosts", p.known_hosts),
+            ("keys", p.keys),
+            ("usage", p.usage),
+            ("usage_of_unit", p.usage_of_unit),
             ("journal", p.journal),
             ("lock", p.lock),
             ("dir", p.dir),
@@ -276,6 +315,8 @@ impl Layout {
             ("start_script", p.start_script),
             ("stop_script", p.stop_script),
             ("api_sock", p.api_sock),
+            ("sidecar_sock", p.sidecar_sock),
+            ("sidecar_sock_of_unit", p.sidecar_sock_of_unit),
             ("jail_dir", p.jail_dir),
             ("supervisor_dir", p.supervisor_dir),
             ("supervisor_sock", p.supervisor_sock),

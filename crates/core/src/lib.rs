@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod alloc;
+pub mod broker;
+pub mod egress;
 pub mod error;
 pub mod guest;
 pub mod id;
@@ -14,5 +16,6 @@ pub mod plan;
 pub mod render;
 pub mod report;
 pub mod secret;
+pub mod sidecar;
 pub mod spec;
 pub mod state;

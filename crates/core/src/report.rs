@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Serialize;
 
+use crate::sidecar::Usage;
+
 /// How a unit or the guest's service is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -154,6 +156,29 @@ pub struct StatusReport {
     pub checks: Vec<StatusCheck>,
     /// Addresses.
     pub allocation: Option<AllocationReport>,
+    /// What keeps the instance in, and what was used and refused.
+    pub containment: Option<ContainmentReport>,
+}
+
+/// Egress policy, where the keys are, and counters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ContainmentReport {
+    /// `public`, `open`, `none` or `allow`.
+    pub egress: String,
+    /// The rules of `allow`; without effect in other modes.
+    pub allow: Vec<String>,
+    /// `broker` or `guest`.
+    pub keys: String,
+    /// Providers whose key is there.
+    pub providers: Vec<String>,
+    /// Requests an hour; null is without end.
+    pub budget_requests_per_hour: Option<u32>,
+    /// Requests in the last hour; null when no sidecar runs.
+    pub requests_last_hour: Option<u32>,
+    /// What the sidecar refused since it started; null when none runs. What the firewall refused is in `egress ID log`.
+    pub refused: Option<u64>,
+    /// Use of the brokered keys, by provider.
+    pub usage: BTreeMap<String, Usage>,
 }
 
 /// A step and its time.
@@ -256,6 +281,16 @@ mod tests {
                     bridge: "fc-br0".into(),
                     subnet: "172.16.0.0/24".into(),
                     gateway: "172.16.0.1/24".into(),
+                }),
+                containment: Some(ContainmentReport {
+                    egress: "allow".into(),
+                    allow: vec!["anthropic".into()],
+                    keys: "broker".into(),
+                    providers: vec!["anthropic".into()],
+                    budget_requests_per_hour: None,
+                    requests_last_hour: Some(1),
+                    refused: Some(0),
+                    usage: [("anthropic".into(), Usage { requests: 1, ..Usage::default() })].into(),
                 }),
             },
             steps: vec![StepTime { name: "save record".into(), ms: 3 }],

@@ -1,13 +1,15 @@
 //! The firewall in force: our tables put in, taken out, looked for. Runs `nft`; the text comes from
 //! `fireclaw_core::render::nft`.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use fireclaw_core::{
     error::{Context, Error, Result},
-    render::nft::{TABLE, removal},
+    render::nft::{REFUSED, TABLE, removal},
+    sidecar::Refusal,
 };
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::exec::{Cmd, Exec};
 
@@ -113,6 +115,35 @@ fn dropping(chains: &[Chain]) -> Vec<String> {
         })
         .map(|chain| format!("{} {} {}", chain.family, chain.table, chain.name))
         .collect()
+}
+
+/// What the rules in force refused to a VM, by destination, with the count of packets. Nothing when there are no rules.
+pub fn refused(exec: &dyn Exec, vm: Ipv4Addr) -> Result<Vec<Refusal>> {
+    let output = exec.run(nft("what was refused").args(["-j", "list", "set", "inet", TABLE, REFUSED]))?;
+    if !output.status.success() {
+        return Ok(Vec::new());
+    }
+    read_refused(&output.stdout, vm)
+}
+
+fn read_refused(json: &[u8], vm: Ipv4Addr) -> Result<Vec<Refusal>> {
+    let listed: Value = serde_json::from_slice(json).context("read the answer of", "nft -j list set")?;
+    let sets = listed["nftables"].as_array().into_iter().flatten();
+    let elements = sets.flat_map(|object| object["set"]["elem"].as_array().into_iter().flatten());
+    Ok(elements
+        .filter_map(|element| {
+            let [from, to, protocol, port] = element["elem"]["val"]["concat"].as_array()?.as_slice() else {
+                return None;
+            };
+            (from.as_str()? == vm.to_string()).then(|| Refusal {
+                via: protocol.as_str().map_or_else(|| protocol.to_string(), str::to_owned),
+                what: format!("{}:{port}", to.as_str().unwrap_or("?")),
+                why: "by the firewall".to_owned(),
+                times: element["elem"]["counter"]["packets"].as_u64().unwrap_or_default(),
+                last: 0,
+            })
+        })
+        .collect())
 }
 
 fn list(exec: &dyn Exec, what: &'static str) -> Result<Listing> {

@@ -10,6 +10,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 /// The longest head and the longest body of a request.
 const HEAD_MAX: u64 = 64 << 10;
 const BODY_MAX: u64 = 16 << 20;
@@ -80,6 +82,15 @@ impl Server {
         bind: impl ToSocketAddrs,
         answer: impl Fn(&Received) -> Reply + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        Self::start_with(bind, None, answer)
+    }
+
+    /// The same, over TLS where there is a configuration for it.
+    pub(crate) fn start_with(
+        bind: impl ToSocketAddrs,
+        tls: Option<Arc<ServerConfig>>,
+        answer: impl Fn(&Received) -> Reply + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(bind)?;
         let address = listener.local_addr()?;
         let (ending, open) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<TcpStream>>>::default());
@@ -94,8 +105,16 @@ impl Server {
                 if let Ok(copy) = stream.try_clone() {
                     connections.lock().expect("no panic while held").push(copy);
                 }
-                let answer = Arc::clone(&answer);
-                thread::spawn(move || serve(stream, &*answer));
+                let (answer, tls) = (Arc::clone(&answer), tls.clone());
+                thread::spawn(move || {
+                    match tls.map(ServerConnection::new) {
+                        None => serve(&stream, &*answer),
+                        Some(Ok(server)) => serve(StreamOwned::new(server, &stream), &*answer),
+                        Some(Err(_)) => {}
+                    }
+                    // Its copy in the list keeps it open otherwise.
+                    let _ = stream.shutdown(Shutdown::Both);
+                });
             }
         });
         Ok(Self { address, ending, open, accepting: Some(accepting) })
@@ -121,23 +140,21 @@ impl Drop for Server {
 }
 
 /// Answers the requests of one connection until either side ends it.
-fn serve(stream: TcpStream, answer: &Answer) {
-    let Ok(copy) = stream.try_clone() else { return };
-    let (mut reader, mut writer) = (BufReader::new(copy), BufWriter::new(stream));
-    while let Ok(Some(request)) = receive(&mut reader, &mut writer) {
+fn serve(stream: impl Read + Write, answer: &Answer) {
+    let mut stream = BufReader::new(stream);
+    while let Ok(Some(request)) = receive(&mut stream) {
         let last = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let reply = answer(&request);
+        let mut writer = BufWriter::new(stream.get_mut());
         if send(&mut writer, reply, request.method == "HEAD").is_err() || last {
             break;
         }
     }
-    let _ = writer.flush();
-    let _ = writer.get_ref().shutdown(Shutdown::Both);
 }
 
-fn receive(reader: &mut impl BufRead, writer: &mut impl Write) -> io::Result<Option<Received>> {
+fn receive<S: Read + Write>(reader: &mut BufReader<S>) -> io::Result<Option<Received>> {
     let bad = |why| io::Error::new(io::ErrorKind::InvalidData, why);
-    let mut head = reader.take(HEAD_MAX);
+    let mut head = reader.by_ref().take(HEAD_MAX);
     let mut line = String::new();
     if head.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -156,8 +173,8 @@ fn receive(reader: &mut impl BufRead, writer: &mut impl Write) -> io::Result<Opt
         received.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     if received.header("expect").is_some() {
-        writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-        writer.flush()?;
+        reader.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        reader.get_mut().flush()?;
     }
     let length = received.header("content-length").map_or(Ok(0), str::parse).map_err(|_| bad("no length"))?;
     if length > BODY_MAX || received.header("transfer-encoding").is_some() {

@@ -1,10 +1,12 @@
 //! What the tests share: stand-ins of the services that a guest talks to.
 
+pub mod dns;
 pub mod http;
 pub mod oci;
 pub mod provider;
 pub mod registry;
 pub mod release;
+pub mod tls;
 
 #[cfg(test)]
 mod testing {

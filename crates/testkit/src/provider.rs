@@ -30,9 +30,18 @@ pub struct Provider {
 impl Provider {
     /// Listens at `bind` (port 0 takes a free one) and answers with `text`.
     pub fn start(bind: impl ToSocketAddrs, text: &str) -> io::Result<Self> {
+        Self::start_with(bind, None, text)
+    }
+
+    /// The same, over TLS where there is a configuration for it ([`crate::tls::Authority::server`]).
+    pub fn start_with(
+        bind: impl ToSocketAddrs,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        text: &str,
+    ) -> io::Result<Self> {
         let requests: Arc<Mutex<Vec<Received>>> = Arc::default();
         let (seen, text) = (Arc::clone(&requests), text.to_owned());
-        let server = Server::start(bind, move |request| {
+        let server = Server::start_with(bind, tls, move |request| {
             seen.lock().expect("no panic while held").push(request.clone());
             reply(request, &text)
         })?;

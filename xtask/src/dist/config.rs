@@ -30,6 +30,10 @@ const ABOUT: &[(&str, &str)] = &[
     ("io_read_max", "Bytes a second from the disk of FC_ROOT, such as 100M."),
     ("io_write_max", "Bytes a second to it."),
     ("dns", "Resolvers in the guests; empty for those of the host."),
+    ("provider_anthropic", "HOST:PORT in place of a model provider's own, for the key broker."),
+    ("provider_openai", ""),
+    ("provider_minimax", ""),
+    ("provider_ca", "A file with a certificate authority more (PEM) that the key broker trusts."),
     ("insecure_registries", "Registries (HOST:PORT) from which guests pull images without TLS."),
 ];
 

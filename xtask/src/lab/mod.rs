@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::{
     exec::{Exec, SystemExec},
@@ -39,13 +39,22 @@ pub struct Options {
     pub image: Option<PathBuf>,
     /// `firecracker` or `qemu` [default: firecracker where the machine has it]
     #[arg(long)]
-    pub vmm: Option<String>,
+    pub vmm: Option<Vmm>,
     /// Leave the disks of the run behind, and go on with instances that a failed scenario left
     #[arg(long)]
     pub keep: bool,
     /// Show what every scenario does, not only the failed ones
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+/// What instances are made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Vmm {
+    /// Through its jailer.
+    Firecracker,
+    /// With the lab's KVM.
+    Qemu,
 }
 
 /// How much of what a failed scenario did is shown.
@@ -215,7 +224,7 @@ fn proved(options: &Options) -> Result<Proved> {
         std::env::var_os(variable).map(PathBuf::from).or_else(|| SystemExec::default().which(program))
     };
     let found = find("FIRECRACKER_BIN", "firecracker").zip(find("JAILER_BIN", "jailer"));
-    if options.vmm.as_deref() == Some("qemu") || (found.is_none() && options.vmm.is_none()) {
+    if options.vmm == Some(Vmm::Qemu) || (found.is_none() && options.vmm.is_none()) {
         return Ok(Proved {
             firecracker: None,
             described: "QEMU with the lab's KVM, not on Firecracker".to_owned(),

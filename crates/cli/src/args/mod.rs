@@ -1,10 +1,12 @@
 //! The command line as types. The doc comments are the help. Touches nothing.
 
+mod containment;
 mod setup;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use containment::{EgressAction, KeyArgs, KeysAction};
 pub use setup::{ChangeFlags, ProvisionArgs, SetupArgs};
 
 /// Run OpenClaw gateways, each in its own microVM.
@@ -101,6 +103,24 @@ pub enum Command {
         #[arg(value_name = "ID")]
         id: String,
     },
+    /// Where an instance may connect to, and what was refused
+    Egress {
+        /// The instance
+        #[arg(value_name = "ID")]
+        id: String,
+        /// What to do
+        #[command(subcommand)]
+        action: EgressAction,
+    },
+    /// Provider keys that stay on the host
+    Keys {
+        /// The instance
+        #[arg(value_name = "ID")]
+        id: String,
+        /// What to do
+        #[command(subcommand)]
+        action: KeysAction,
+    },
     /// Remove an instance and everything of it
     Destroy(DestroyArgs),
     /// Check the host, and mend it with --fix
@@ -168,12 +188,6 @@ pub enum Command {
     Proxy {
         /// The instance
         id: String,
-        /// The port on 127.0.0.1, so that no record has to be read
-        #[arg(long, value_name = "PORT", requires = "guest")]
-        port: Option<u16>,
-        /// The guest's address, likewise
-        #[arg(long, value_name = "IP", requires = "port")]
-        guest: Option<std::net::Ipv4Addr>,
     },
     /// The side of fireclaw that runs in a guest
     #[command(subcommand, hide = true)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use fireclaw_core::spec::{Runtime, SupervisorKind, VmmKind};
+use fireclaw_core::spec::{EgressMode, KeyMode, Runtime, SupervisorKind, VmmKind};
 
 use super::Output;
 
@@ -51,6 +51,20 @@ pub struct ChangeFlags {
     /// Give the agent no browser [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub skip_browser_install: Option<bool>,
+    /// Where the instance may connect to [default: public]
+    #[arg(long, value_name = "MODE", value_parser = super::containment::egress_mode(), help_heading = "Containment")]
+    pub egress: Option<EgressMode>,
+    /// What --egress allow lets through, as often as needed: HOST[:PORT], '*.example.com', CIDR:PORT, or a preset (anthropic
+    /// openai minimax telegram github npm pypi debian docker)
+    #[arg(long, value_name = "RULE", help_heading = "Containment")]
+    pub allow: Vec<String>,
+    /// Where provider keys are: on the host, in a broker, or in the guest [default at setup: broker where the model's provider
+    /// is anthropic, openai or minimax]
+    #[arg(long, value_name = "MODE", value_parser = super::containment::key_mode(), help_heading = "Containment")]
+    pub keys: Option<KeyMode>,
+    /// The most requests an hour that the broker forwards; 0 for no limit
+    #[arg(long, value_name = "N", help_heading = "Containment")]
+    pub budget_requests_per_hour: Option<u32>,
 }
 
 /// `--vmm`

@@ -4,9 +4,11 @@ pub mod clean;
 pub mod completion;
 pub mod destroy;
 pub mod doctor;
+pub mod egress;
 pub mod guest;
 pub mod halt;
 pub mod image;
+pub mod keys;
 pub mod lifecycle;
 pub mod list;
 pub mod logs;
@@ -49,6 +51,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Logs(args) => logs::run(&app(false)?, &args),
         Command::Shell { id, command } => shell::run(&app(false)?, &id, &command),
         Command::Token { id } => done(token::run(&app(false)?, &id)),
+        Command::Egress { id, action } => done(egress::run(&app(action.is_quiet())?, &id, &action)),
+        Command::Keys { id, action } => done(keys::run(&app(action.output().quiet)?, &id, &action)),
         Command::Destroy(args) => done(destroy::run(&app(args.target.output.quiet)?, &args)),
         Command::Doctor { fix, firecracker_from, output } => {
             doctor::run(&app(output.quiet)?, fix, firecracker_from.as_deref(), output)
@@ -60,10 +64,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Halt { id, timeout } => done(halt::run(&app(true)?, &id, timeout)),
         Command::Clean { id, ended } => clean::run(&app(true)?, &id, ended),
         Command::Supervise { id } => done(supervise::run(&app(true)?, &id)),
-        Command::Proxy { id, port: Some(port), guest: Some(guest) } => {
-            done(proxy::serve(Ui::new(true, true), &id, port, guest))
-        }
-        Command::Proxy { id, .. } => done(proxy::run(&app(true)?, &id)),
+        Command::Proxy { id } => done(proxy::run(&app(true)?, &id)),
         Command::Guest(command) => guest::run(command),
     }
 }

@@ -9,7 +9,9 @@ use fireclaw_core::{
 use fireclaw_host::supervisor::{Service, State};
 
 use super::{lifecycle::finish, show_plan};
-use crate::{app::App, args::ProvisionArgs, engine::Engine, fleet, secrets, setup_checks, steps::Steps};
+use crate::{
+    app::App, args::ProvisionArgs, containment, engine::Engine, fleet, secrets, setup_checks, steps::Steps,
+};
 
 /// Changes settings and provisions the guest again. A refused change has changed nothing.
 pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
@@ -26,9 +28,11 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
     let _lock = app.hold_existing(&id, &mut progress)?;
     // Read again: recovery may have put the settings of an interrupted run into the record.
     let record = app.store().load(&id)?;
-    let changed = changes.apply(&record)?;
+    let changed = containment::completed(changes.apply(&record)?, false)?;
     check_bot_is_free(&changed, &app.store().records()?)?;
     setup_checks::warn_of_missing_key(app, &changed);
+    containment::warn(app, &changed);
+    containment::warn_of_change(app, &record, &changed);
     if fleet::service_status(app, &record, Service::Vm).state != State::Active {
         return Err(Error::new("provision", format!("instance `{id}`"))
             .because("its VM does not run; nothing was changed")

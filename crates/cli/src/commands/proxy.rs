@@ -1,33 +1,29 @@
-//! `proxy`: serves `127.0.0.1:HOST_PORT`. What a supervisor runs.
+//! `proxy`: serves `127.0.0.1:HOST_PORT`, and on the bridge what the instance's policy and keys ask for. What a supervisor runs.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{net::SocketAddr, path::PathBuf};
 
-use fireclaw_core::{
-    error::Result,
-    guest::GATEWAY_PORT,
-    id::{InstanceId, proxy_uid},
-};
+use fireclaw_core::{error::Result, guest::GATEWAY_PORT, id::proxy_uid};
 
 use crate::{
     app::App,
+    containment,
     proxy::{self, ProxySpec},
-    ui::Ui,
 };
 
-/// Reads port and address in the record.
+/// As root: reads the record, binds, gives root up, and copies. As the user of a unit, who may enter no folder of ours: takes
+/// the record and the keys out of the folder in which systemd hands them over, `LoadCredential=` in systemd.exec(5).
 pub fn run(app: &App, id: &str) -> Result<()> {
-    let record = app.store().load(&id.parse()?)?;
-    serve(app.ui, id, record.host_port, record.vm_ip)
-}
-
-/// Serves what it is told: a user that may read neither record nor settings can do that. As root it binds first, then
-/// gives root up, and copies.
-pub fn serve(ui: Ui, id: &str, port: u16, guest: Ipv4Addr) -> Result<()> {
-    let _: InstanceId = id.parse()?;
-    let uid = proxy_uid(guest);
+    let id = id.parse()?;
+    let record = match std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from) {
+        Some(folder) => app.store().handed_over(&id, &folder)?,
+        None => app.store().load(&id)?,
+    };
+    let uid = proxy_uid(record.vm_ip);
     let spec = ProxySpec {
         user: nix::unistd::geteuid().is_root().then_some((uid, uid)),
-        ..ProxySpec::new(port, SocketAddr::from((guest, GATEWAY_PORT)))
+        ..ProxySpec::new(record.host_port, SocketAddr::from((record.vm_ip, GATEWAY_PORT)))
     };
-    proxy::serve(&spec, || (), move |line| ui.warn(line))
+    let sidecar = containment::sidecar_of(app, &record)?;
+    let ui = app.ui;
+    proxy::serve(&spec, Some(sidecar), || (), move |line| ui.warn(line))
 }

@@ -11,7 +11,7 @@ use fireclaw_core::{
         InstanceSpec, NetworkSpec, RawSetup, VmmKind, release::Source, request::check_bot_is_free,
         vmm_choice::VmmChoice,
     },
-    state::{Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
+    state::{Containment, Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
 };
 use fireclaw_host::{keys, lock};
 
@@ -19,7 +19,7 @@ use super::{image, show_plan};
 use crate::{
     app::App,
     args::SetupArgs,
-    clock,
+    clock, containment,
     doctor::{self, Need},
     engine::Engine,
     fleet, secrets,
@@ -187,11 +187,13 @@ fn plan<'a>(
         created_at: clock::now_rfc3339(),
         network: app.settings.network.clone(),
         provisioned: false,
+        containment: Containment::default(),
         unknown: Vec::new(),
     };
-    let record = spec.changes.apply(&fresh)?;
+    let record = containment::completed(spec.changes.apply(&fresh)?, spec.changes.key_mode().is_none())?;
     check_bot_is_free(&record, &app.store().records()?)?;
     checks::warn_of_missing_key(app, &record);
+    containment::warn(app, &record);
     let steps = Steps::of_new(app, record.clone(), boot.files.clone(), allocation_lock);
     Ok((steps, Plan::setup(&spec.id), record))
 }

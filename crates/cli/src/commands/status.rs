@@ -1,6 +1,9 @@
 //! `status ID`
 
-use fireclaw_core::{error::Result, report::StatusReport};
+use fireclaw_core::{
+    error::Result,
+    report::{ContainmentReport, StatusReport},
+};
 
 use crate::{app::App, fleet};
 
@@ -46,6 +49,9 @@ pub fn text(report: &StatusReport) -> String {
     if let Some(seconds) = report.uptime_s {
         lines.push(("uptime", format!("{}h {:02}m {:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60)));
     }
+    if let Some(containment) = &report.containment {
+        lines.extend(containment_lines(containment));
+    }
     lines.push(("created", dash(&row.created_at)));
     let mut text = String::new();
     for (name, value) in lines {
@@ -68,6 +74,35 @@ pub fn text(report: &StatusReport) -> String {
         text.push_str(&format!("  {name:<12} {}\n", path.display()));
     }
     text
+}
+
+fn containment_lines(report: &ContainmentReport) -> Vec<(&'static str, String)> {
+    let list = |all: &[String]| if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
+    let allow = if report.egress == "allow" { format!(": {}", list(&report.allow)) } else { String::new() };
+    let refused =
+        report.refused.map_or_else(String::new, |refused| format!("; {refused} refused by the sidecar"));
+    let mut lines = vec![("egress", format!("{}{allow}{refused}", report.egress))];
+    let mut keys = format!("{}: {}", report.keys, list(&report.providers));
+    if let Some(budget) = report.budget_requests_per_hour {
+        let used = report.requests_last_hour.map_or_else(|| "?".to_owned(), |used| used.to_string());
+        keys.push_str(&format!("; {used} of {budget} requests in the last hour"));
+    }
+    lines.push(("keys", keys));
+    for (provider, usage) in &report.usage {
+        lines.push((
+            "usage",
+            format!(
+                "{provider}: {} requests ({} failed), {} KiB up, {} KiB down, {} tokens in, {} out",
+                usage.requests,
+                usage.failed,
+                usage.bytes_up >> 10,
+                usage.bytes_down >> 10,
+                usage.tokens.input,
+                usage.tokens.output
+            ),
+        ));
+    }
+    lines
 }
 
 fn mib(bytes: u64) -> String {

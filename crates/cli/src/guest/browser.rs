@@ -11,6 +11,11 @@ use super::{Guest, events::Events, native, packages};
 /// The packages of a browser that shows pages as people see them.
 const PACKAGES: [&str; 2] = ["chromium", "fonts-liberation"];
 
+/// Where a list of names says what is let through, a name must be readable and its address ours: no decoy of an encrypted
+/// `ClientHello`, no QUIC, no resolver of the browser's own.
+const POLICY: &str =
+    "{\"EncryptedClientHelloEnabled\": false, \"QuicAllowed\": false, \"DnsOverHttpsMode\": \"off\"}\n";
+
 /// Finds the browser, or installs one. A guest that can have none still has a gateway, so that is a warning.
 pub(super) fn ensure(
     guest: &Guest<'_>,
@@ -36,7 +41,15 @@ pub(super) fn ensure(
             events.warning("no browser: this distribution's Chromium is a snap, which OpenClaw cannot drive");
         }
     }
-    Ok(find(guest).map(|path| Browser { executable: Some(path), sandbox }))
+    let found = find(guest);
+    if found.is_some() {
+        let path = GuestPaths::browser_policy();
+        if let Some(folder) = path.parent() {
+            guest.files.system_dir(folder)?;
+        }
+        guest.files.write(&path, POLICY, 0o644)?;
+    }
+    Ok(found.map(|path| Browser { executable: Some(path), sandbox }))
 }
 
 /// The browser that is there.

@@ -6,7 +6,7 @@
 
 mod confine;
 mod listen;
-mod relay;
+pub(crate) mod relay;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +18,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fireclaw_core::error::{Context, Result};
+use fireclaw_core::{
+    error::{Context, Result},
+    sidecar::Orders,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     task::LocalSet,
     time::{sleep, timeout},
 };
+
+use crate::sidecar::{self, Prepared};
 
 /// A guest that is up answers in microseconds; one that is down is noticed by the kernel after about three seconds.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -58,15 +63,23 @@ impl ProxySpec {
     }
 }
 
-/// Runs a proxy until SIGTERM or SIGINT. `ready` is called when the port is bound and root is given up; `note` gets a
+/// Runs a proxy, with the instance's sidecar beside it, until SIGTERM or SIGINT. `ready` is called when the port is bound and root is given up; `note` gets a
 /// line when the gateway becomes unreachable or reachable again, and when the limit of connections is met: at changes
 /// only, so that no client can fill a log.
 ///
 /// # Errors
 /// A port that somebody else listens on, a user that cannot be become.
-pub fn serve(spec: &ProxySpec, ready: impl FnOnce(), note: impl Fn(&str) + 'static) -> Result<()> {
+pub fn serve(
+    spec: &ProxySpec,
+    sidecar: Option<(sidecar::Spec, Orders)>,
+    ready: impl FnOnce(),
+    note: impl Fn(&str) + Clone + 'static,
+) -> Result<()> {
     let mut spec = spec.clone();
-    spec.max_connections = confine::make_room(spec.max_connections, &note)?;
+    // The sidecar's own connections are bounded; what there is less room for is taken from the proxy's.
+    let beside = sidecar.as_ref().map_or(0, |(sidecar, _)| sidecar.connections());
+    let room = confine::make_room(spec.max_connections + beside, &note)?;
+    spec.max_connections = room.saturating_sub(beside).max(room / 2).min(spec.max_connections);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -76,9 +89,12 @@ pub fn serve(spec: &ProxySpec, ready: impl FnOnce(), note: impl Fn(&str) + 'stat
         let mut terminated = signal(SignalKind::terminate()).context("handle", "SIGTERM")?;
         let mut interrupted = signal(SignalKind::interrupt()).context("handle", "SIGINT")?;
         let listeners = listen::bind(spec.port)?;
+        let prepare = |(sidecar, orders)| Prepared::new(sidecar).map(|prepared| (prepared, orders));
+        let prepared = sidecar.map(prepare).transpose()?;
         if let Some((uid, gid)) = spec.user {
             confine::give_up_root(uid, gid)?;
         }
+        let sidecar = prepared.map(|(prepared, orders)| prepared.begin(orders, note.clone())).transpose()?;
         ready();
         let told = async {
             tokio::select! {
@@ -87,6 +103,9 @@ pub fn serve(spec: &ProxySpec, ready: impl FnOnce(), note: impl Fn(&str) + 'stat
             }
         };
         serve_until(spec, listeners, told, note).await;
+        if let Some(sidecar) = sidecar {
+            sidecar.save();
+        }
         Ok(())
     })
 }

@@ -29,7 +29,7 @@ thread_local! {
 }
 
 /// Small messages at once, and probes for ends that are gone. Both are improvements; a socket that refuses works.
-pub(super) fn prepare(stream: &TcpStream) {
+pub(crate) fn prepare(stream: &TcpStream) {
     let (idle, interval, count) = PROBE;
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(stream, sockopt::KeepAlive, &true);
@@ -39,12 +39,12 @@ pub(super) fn prepare(stream: &TcpStream) {
 }
 
 /// Makes the coming close a reset, so that the other end does not take what it got for the whole.
-pub(super) fn reset(stream: &TcpStream) {
+pub(crate) fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
 /// Copies until both directions have ended, or resets both ends when one fails. `moved` is called for every piece.
-pub(super) async fn copy(mut client: TcpStream, mut gateway: TcpStream, moved: impl Fn()) {
+pub(crate) async fn copy(mut client: TcpStream, mut gateway: TcpStream, moved: impl Fn()) {
     let copied = {
         let (mut from_client, mut to_client) = client.split();
         let (mut from_gateway, mut to_gateway) = gateway.split();

@@ -22,7 +22,7 @@ use fireclaw_host::{
 };
 
 use super::Steps;
-use crate::{app::own_program, deadlines, digest, engine::Observer};
+use crate::{app::own_program, containment, deadlines, digest, engine::Observer};
 
 /// What OpenClaw says when the machine did not start its worker within OpenClaw's own five seconds, which a busy host that
 /// emulates its guest can miss. Nothing is wrong with the configuration then, and the next start usually makes it.
@@ -249,6 +249,7 @@ pub fn guest_of(app: &crate::app::App, record: &InstanceRecord) -> Result<Guest>
 
 /// What the guest is asked to be.
 fn request(record: &InstanceRecord, settings: &Settings) -> ProvisionRequest {
+    let (keys, providers) = containment::guest_keys(record);
     ProvisionRequest {
         version: VERSION,
         instance_id: record.id.clone(),
@@ -261,17 +262,13 @@ fn request(record: &InstanceRecord, settings: &Settings) -> ProvisionRequest {
             .telegram_token
             .clone()
             .map(|token| Telegram { token, users: record.telegram_users.clone() }),
-        keys: Keys {
-            anthropic: record.keys.anthropic.clone(),
-            openai: record.keys.openai.clone(),
-            minimax: record.keys.minimax.clone(),
-        },
+        keys: Keys { anthropic: keys.anthropic, openai: keys.openai, minimax: keys.minimax },
         openclaw_image: match record.runtime {
             Runtime::Docker => record.openclaw_image.clone(),
             Runtime::Native => String::new(),
         },
         browser: !record.skip_browser_install,
-        providers: std::collections::BTreeMap::new(),
+        providers,
         insecure_registries: settings.insecure_registries.clone(),
     }
 }

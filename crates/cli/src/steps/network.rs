@@ -57,9 +57,13 @@ impl Steps<'_> {
         } else {
             network.install_firewall(&render(&remaining))?;
         }
+        self.remove_unused_bridge(&remaining, damaged)
+    }
+
+    fn remove_unused_bridge(&self, remaining: &[InstanceRecord], damaged: bool) -> Result<()> {
         let spec = self.record.as_ref().map_or(&self.app.settings.network, |record| &record.network);
         let shared = damaged || remaining.iter().any(|record| record.network.bridge == spec.bridge);
-        if shared { Ok(()) } else { network.remove_bridge(&spec.bridge) }
+        if shared { Ok(()) } else { self.app.host.network.remove_bridge(&spec.bridge) }
     }
 }
 
@@ -119,7 +123,11 @@ fn render(records: &[InstanceRecord]) -> String {
             mac: record.vm_mac,
             ip: record.vm_ip,
             resolvers: record.dns.clone(),
-            egress: nft::Egress::Public,
+            egress: record.containment.egress.mode,
+            sidecar: record
+                .containment
+                .needs_sidecar()
+                .then(|| nft::Sidecar::of(record.host_port, &record.containment.egress)),
         };
         match networks.iter_mut().find(|(network, _)| *network == record.network) {
             Some((_, vms)) => vms.push(rules),

@@ -4,6 +4,7 @@ use fireclaw_core::{error::Result, render::scripts};
 use fireclaw_host::fs;
 
 use super::Steps;
+use crate::containment;
 
 impl Steps<'_> {
     pub(super) fn save_record(&mut self) -> Result<()> {
@@ -56,9 +57,12 @@ impl Steps<'_> {
 
     pub(super) fn commit_settings(&mut self) -> Result<()> {
         self.app.store().commit_staged(&self.id)?;
+        // After a crash nobody knows what was in force: then it is put into force again.
+        let mut live = self.changed.is_none();
         if let Some(changed) = self.changed.take() {
-            self.record = Some(changed);
+            let before = self.record.replace(changed.clone());
+            live = before.is_none_or(|it| (it.containment, it.keys) != (changed.containment, changed.keys));
         }
-        Ok(())
+        if live { containment::apply(self.app, self.known()?) } else { Ok(()) }
     }
 }

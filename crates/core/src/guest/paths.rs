@@ -159,6 +159,11 @@ impl GuestPaths {
         package.starts_with(OWN)
     }
 
+    /// What Chromium is told by its administrator.
+    pub fn browser_policy() -> PathBuf {
+        "/etc/chromium/policies/managed/fireclaw.json".into()
+    }
+
     /// Where a browser may be.
     pub fn browsers() -> impl Iterator<Item = PathBuf> {
         BROWSERS.iter().map(PathBuf::from)

@@ -11,6 +11,8 @@
 //!   replies to what the host began; both are judged before a foreign `dnat` (a published port of a container) can
 //!   rewrite the address. What leaves by another link is masqueraded and must be allowed by the VM's [`Egress`]. Every
 //!   packet is judged, not only the first of a connection, so a stricter ruleset also ends what was open.
+//! - A VM with a [`Sidecar`] reaches that on the bridge's address. With [`Egress::Allow`] its questions for names and
+//!   its connections to the named ports are turned there, and nothing else but the `direct` ranges leaves.
 //!
 //! Packets that another table drops stay dropped: nftables has no verdict that overrides one. A host whose forward
 //! chains drop by default (Docker, ufw, firewalld) needs an accept rule over there. `output` is not filtered: the host
@@ -25,9 +27,14 @@ use std::{
     net::Ipv4Addr,
 };
 
-use serde::{Deserialize, Serialize};
+use ipnet::Ipv4Net;
 
+pub use crate::spec::EgressMode as Egress;
 use crate::{
+    egress::{
+        EgressPolicy,
+        address::{METADATA, NEVER, PRIVATE},
+    },
     id::{MacAddr, TapName},
     spec::NetworkSpec,
 };
@@ -35,30 +42,12 @@ use crate::{
 /// The name of both tables, in the families `inet` and `bridge`.
 pub const TABLE: &str = "fireclaw";
 
-/// Destinations that no VM reaches, whatever its policy: this network, loopback, link-local with the metadata service
-/// of most clouds, multicast, reserved and broadcast.
-const NEVER: [&str; 5] = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"];
+/// The set of `inet fireclaw` that holds what was refused: VM, destination, protocol, port, and how often.
+pub const REFUSED: &str = "refused";
 
-/// Metadata services outside 169.254.0.0/16: Alibaba Cloud, Azure (also its resolver), Oracle Cloud. Never reached,
-/// but for the resolver's port.
-const METADATA: [&str; 3] = ["100.100.100.200", "168.63.129.16", "192.0.0.192"];
-
-/// Ranges that are not the public internet (RFC 1918, RFC 6598, RFC 6890, RFC 2544).
-const PRIVATE: [&str; 6] =
-    ["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15"];
-
-/// Where a VM may connect to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Egress {
-    /// Nowhere but to `host_services`; not even to its resolvers, which carry data as well.
-    None,
-    /// The public internet and its own resolvers.
-    #[default]
-    Public,
-    /// Private ranges too.
-    Open,
-}
+/// Remembers a packet that is going to be refused. ICMP and the like are only counted by their rule.
+const NOTE: &str =
+    "meta l4proto { tcp, udp } update @refused { ip saddr . ip daddr . meta l4proto . th dport counter }";
 
 /// One VM as the firewall sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +62,26 @@ pub struct VmRules {
     pub resolvers: Vec<Ipv4Addr>,
     /// Where it may connect to.
     pub egress: Egress,
+    /// The sidecar that it may talk to, where there is one.
+    pub sidecar: Option<Sidecar>,
+}
+
+/// A VM's sidecar on the host: the key broker at its own address, and the other end of what is turned to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    /// The port on the bridge's address, TCP and UDP.
+    pub port: u16,
+    /// The TCP ports that are turned to it, with every question to port 53. Only in [`Egress::Allow`].
+    pub redirected: BTreeSet<u16>,
+    /// Addresses and ports that are open past it. Only in [`Egress::Allow`].
+    pub direct: Vec<(Ipv4Net, u16)>,
+}
+
+impl Sidecar {
+    /// What a policy asks of the firewall.
+    pub fn of(port: u16, policy: &EgressPolicy) -> Self {
+        Self { port, redirected: policy.redirected_ports(), direct: policy.networks() }
+    }
 }
 
 /// What holds for all VMs.
@@ -92,10 +101,9 @@ pub fn may_resolve_at(server: Ipv4Addr) -> bool {
 
 /// The text for `nft -f -` that puts exactly these networks and their VMs under guard. No network reaches another.
 pub fn ruleset(networks: &[(NetworkSpec, Vec<VmRules>)], options: &Options) -> String {
-    let bridges = networks.iter().map(|(network, _)| quoted(&network.bridge));
     let vms: Vec<&VmRules> = networks.iter().flat_map(|(_, vms)| vms).collect();
     let mut text = String::new();
-    inet_table(&mut text, bridges, &vms, options);
+    inet_table(&mut text, networks, &vms, options);
     text.push('\n');
     bridge_table(&mut text, &vms);
     text
@@ -108,24 +116,44 @@ pub fn removal() -> String {
     )
 }
 
-fn inet_table(text: &mut String, bridges: impl Iterator<Item = String>, vms: &[&VmRules], options: &Options) {
+fn inet_table(
+    text: &mut String,
+    networks: &[(NetworkSpec, Vec<VmRules>)],
+    vms: &[&VmRules],
+    options: &Options,
+) {
     open_table(text, "inet");
-    set(text, "bridges", "ifname", bridges);
+    set(text, "bridges", "ifname", networks.iter().map(|(network, _)| quoted(&network.bridge)));
     set(text, "taps", "ifname", vms.iter().map(|vm| quoted(&vm.tap)));
     set(text, "vms", "ipv4_addr", vms.iter().map(|vm| vm.ip));
     set(text, "public_egress", "ipv4_addr", with_egress(vms, Egress::Public));
     set(text, "open_egress", "ipv4_addr", with_egress(vms, Egress::Open));
     let resolvers = vms
         .iter()
-        .filter(|vm| vm.egress != Egress::None)
+        .filter(|vm| matches!(vm.egress, Egress::Public | Egress::Open))
         .flat_map(|vm| vm.resolvers.iter().map(move |server| format!("{} . {server}", vm.ip)));
     set(text, "resolvers", "ipv4_addr . ipv4_addr", resolvers);
     let services = options.host_services.iter().map(|(address, port)| format!("{address} . {port}"));
     set(text, "host_services", "ipv4_addr . inet_service", services);
+    sidecar_sets(text, networks, vms);
     set(text, "never", "ipv4_addr; flags interval", NEVER);
     set(text, "metadata", "ipv4_addr", METADATA);
     set(text, "private", "ipv4_addr; flags interval", PRIVATE);
 
+    // Who was refused what, with a counter each. It begins anew with each ruleset and does not outgrow its size.
+    let _ = writeln!(
+        text,
+        "\tset {REFUSED} {{\n\t\ttype ipv4_addr . ipv4_addr . inet_proto . inet_service\n\t\tsize 4096\n\
+         \t\tflags dynamic,timeout\n\t\ttimeout 1h\n\t}}"
+    );
+
+    ways_in(text);
+    ways_through(text);
+    text.push_str("}\n");
+}
+
+/// What a VM may send to the host, and what is turned to its sidecar.
+fn ways_in(text: &mut String) {
     // Before `dstnat`: the address is still the one that the guest wrote.
     chain(
         text,
@@ -143,6 +171,8 @@ fn inet_table(text: &mut String, bridges: impl Iterator<Item = String>, vms: &[&
         None,
         &[
             "meta nfproto != ipv4 counter drop",
+            // Turned to the sidecar below, whatever resolver it was meant for.
+            "ip saddr @named_egress meta l4proto { tcp, udp } th dport 53 accept",
             "fib daddr type { local, broadcast, anycast, multicast } goto to_host",
         ],
     );
@@ -161,9 +191,31 @@ fn inet_table(text: &mut String, bridges: impl Iterator<Item = String>, vms: &[&
             "ct state established ct direction reply accept",
             "ct state related icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
             "ip saddr @vms ip daddr . tcp dport @host_services accept",
-            "counter drop",
+            "meta l4proto { tcp, udp } ip saddr . ip daddr . th dport @sidecars accept",
+            "goto note_and_drop",
         ],
     );
+    chain(text, "note_and_drop", None, &[NOTE, "counter drop"]);
+    // Before anybody else's translation: a connection has one. The port is the sidecar's, the address the bridge's first;
+    // `to_host` takes it only when that is the sidecar's.
+    chain(
+        text,
+        "to_sidecar",
+        Some("nat hook prerouting priority dstnat - 1"),
+        &[
+            "iifname != @bridges return",
+            "ip saddr != @named_egress return",
+            "ip daddr @never return",
+            "ip daddr @metadata return",
+            "meta l4proto { tcp, udp } ip saddr . ip daddr . th dport @direct return",
+            "meta l4proto { tcp, udp } th dport 53 redirect to :ip saddr map @sidecar_of",
+            "ip saddr . tcp dport @redirected redirect to :ip saddr map @sidecar_of",
+        ],
+    );
+}
+
+/// What a VM may send through the host, and what may come to it.
+fn ways_through(text: &mut String) {
     chain(
         text,
         "forward",
@@ -171,7 +223,8 @@ fn inet_table(text: &mut String, bridges: impl Iterator<Item = String>, vms: &[&
         &["iifname @bridges goto from_vm", "oifname @bridges goto to_vm"],
     );
     // A refusal and not silence: programs in the guest then fail at once instead of after minutes.
-    let refuse = "counter reject with icmp type admin-prohibited";
+    chain(text, "refuse", None, &[NOTE, "counter reject with icmp type admin-prohibited"]);
+    let refuse = "goto refuse";
     chain(
         text,
         "from_vm",
@@ -183,6 +236,7 @@ fn inet_table(text: &mut String, bridges: impl Iterator<Item = String>, vms: &[&
             &format!("ip daddr @never {refuse}"),
             "ip saddr . ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept",
             &format!("ip daddr @metadata {refuse}"),
+            "meta l4proto { tcp, udp } ip saddr . ip daddr . th dport @direct accept",
             "ip saddr @open_egress accept",
             "ip saddr @public_egress ip daddr != @private accept",
             refuse,
@@ -204,7 +258,40 @@ fn inet_table(text: &mut String, bridges: impl Iterator<Item = String>, vms: &[&
         Some("nat hook postrouting priority srcnat"),
         &["ip saddr @vms oifname != @bridges masquerade"],
     );
-    text.push_str("}\n");
+}
+
+/// A mapping is a set with a value; a VM has one sidecar, so no key comes twice.
+fn sidecar_sets(text: &mut String, networks: &[(NetworkSpec, Vec<VmRules>)], vms: &[&VmRules]) {
+    let sidecars = networks.iter().flat_map(|(network, vms)| {
+        let gateway = network.gateway_ip();
+        vms.iter()
+            .filter_map(move |vm| Some(format!("{} . {gateway} . {}", vm.ip, vm.sidecar.as_ref()?.port)))
+    });
+    set(text, "sidecars", "ipv4_addr . ipv4_addr . inet_service", sidecars);
+    let named: Vec<(Ipv4Addr, &Sidecar)> = vms
+        .iter()
+        .filter(|vm| vm.egress == Egress::Allow)
+        .filter_map(|vm| Some((vm.ip, vm.sidecar.as_ref()?)))
+        .collect();
+    set(text, "named_egress", "ipv4_addr", named.iter().map(|(ip, _)| *ip));
+    let ports = named.iter().map(|(ip, sidecar)| format!("{ip} : {}", sidecar.port));
+    collection(text, "map", "sidecar_of", "ipv4_addr : inet_service", ports);
+    let redirected = named
+        .iter()
+        .flat_map(|(ip, sidecar)| sidecar.redirected.iter().map(move |port| format!("{ip} . {port}")));
+    set(text, "redirected", "ipv4_addr . inet_service", redirected);
+    let direct = named.iter().flat_map(|(ip, sidecar)| {
+        widest(&sidecar.direct).into_iter().map(move |(net, port)| format!("{ip} . {net} . {port}"))
+    });
+    set(text, "direct", "ipv4_addr . ipv4_addr . inet_service; flags interval", direct);
+}
+
+/// Without the ranges that lie in another of the same port: the kernel takes no element that overlaps one.
+fn widest(all: &[(Ipv4Net, u16)]) -> Vec<(Ipv4Net, u16)> {
+    let inside = |one: &(Ipv4Net, u16)| {
+        all.iter().any(|other| other.1 == one.1 && other.0 != one.0 && other.0.contains(&one.0))
+    };
+    all.iter().filter(|one| !inside(one)).copied().collect()
 }
 
 fn bridge_table(text: &mut String, vms: &[&VmRules]) {
@@ -260,8 +347,18 @@ fn open_table(text: &mut String, family: &str) {
 }
 
 fn set(text: &mut String, name: &str, kind: &str, elements: impl IntoIterator<Item = impl Display>) {
+    collection(text, "set", name, kind, elements);
+}
+
+fn collection(
+    text: &mut String,
+    what: &str,
+    name: &str,
+    kind: &str,
+    elements: impl IntoIterator<Item = impl Display>,
+) {
     let elements: BTreeSet<String> = elements.into_iter().map(|element| element.to_string()).collect();
-    let _ = writeln!(text, "\tset {name} {{\n\t\ttype {kind}");
+    let _ = writeln!(text, "\t{what} {name} {{\n\t\ttype {kind}");
     if !elements.is_empty() {
         let elements: Vec<String> = elements.into_iter().collect();
         let _ = writeln!(text, "\t\telements = {{\n\t\t\t{}\n\t\t}}", elements.join(",\n\t\t\t"));
@@ -292,7 +389,30 @@ mod tests {
             ip,
             resolvers: vec![Ipv4Addr::new(10, 0, 0, 53), Ipv4Addr::new(1, 1, 1, 1)],
             egress,
+            sidecar: None,
         }
+    }
+
+    fn named(tap: &str, ip: [u8; 4], port: u16, rules: &[&str]) -> VmRules {
+        let rules: Vec<String> = rules.iter().map(|&rule| rule.to_owned()).collect();
+        let policy = EgressPolicy::default().changed(None, &rules).unwrap();
+        VmRules { sidecar: Some(Sidecar::of(port, &policy)), ..vm(tap, ip, policy.mode) }
+    }
+
+    #[test]
+    fn vms_with_sidecars() {
+        let broker = Sidecar { port: 18893, redirected: BTreeSet::new(), direct: Vec::new() };
+        let vms = vec![
+            named(
+                "ta2",
+                [172, 16, 0, 2],
+                18891,
+                &["anthropic", "db.example:5432", "10.1.0.0/16:22", "10.1.2.0/24:22"],
+            ),
+            named("tb3", [172, 16, 0, 3], 18892, &["*.example.com"]),
+            VmRules { sidecar: Some(broker), ..vm("tc4", [172, 16, 0, 4], Egress::Public) },
+        ];
+        insta::assert_snapshot!(ruleset(&[(NetworkSpec::default(), vms)], &Options::default()));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
-use super::{DiskSize, Runtime, Settings, SupervisorKind, VmmKind, value};
+use super::{DiskSize, EgressMode, KeyMode, Runtime, Settings, SupervisorKind, VmmKind, value};
 use crate::{
+    broker::Provider,
+    egress::EgressPolicy,
     error::{Error, Result},
     id::{ImageName, InstanceId},
     layout::check_socket_path,
@@ -32,6 +34,14 @@ pub struct RawChanges {
     pub minimax_api_key: Option<String>,
     /// `--skip-browser-install`
     pub skip_browser_install: Option<bool>,
+    /// `--egress`
+    pub egress: Option<EgressMode>,
+    /// `--allow`, as often as it was said.
+    pub allow: Vec<String>,
+    /// `--keys`
+    pub key_mode: Option<KeyMode>,
+    /// `--budget-requests-per-hour`; 0 is without end.
+    pub budget: Option<u32>,
 }
 
 /// The same, checked.
@@ -45,6 +55,10 @@ pub struct Changes {
     openclaw_image: Option<String>,
     keys: ProviderKeys,
     skip_browser_install: Option<bool>,
+    egress: Option<EgressMode>,
+    allow: Vec<String>,
+    key_mode: Option<KeyMode>,
+    budget: Option<u32>,
 }
 
 impl RawChanges {
@@ -53,6 +67,7 @@ impl RawChanges {
         let key = |flag: &str, text: &Option<String>| {
             text.as_deref().map(|text| value::api_key(flag, text)).transpose()
         };
+        EgressPolicy::default().changed(self.egress, &self.allow)?;
         Ok(Changes {
             telegram_token: match self.telegram_token.as_deref() {
                 None => None,
@@ -69,11 +84,20 @@ impl RawChanges {
                 minimax: key("--minimax-api-key", &self.minimax_api_key)?,
             },
             skip_browser_install: self.skip_browser_install,
+            egress: self.egress,
+            allow: self.allow.clone(),
+            key_mode: self.key_mode,
+            budget: self.budget,
         })
     }
 }
 
 impl Changes {
+    /// What `--keys` said.
+    pub const fn key_mode(&self) -> Option<KeyMode> {
+        self.key_mode
+    }
+
     /// The record with the changes made, checked as a whole.
     pub fn apply(&self, record: &InstanceRecord) -> Result<InstanceRecord> {
         let mut new = record.clone();
@@ -111,6 +135,19 @@ impl Changes {
         }
         if let Some(skip) = self.skip_browser_install {
             new.skip_browser_install = skip;
+        }
+        new.containment.egress = record.containment.egress.changed(self.egress, &self.allow)?;
+        new.containment.keys = self.key_mode.unwrap_or(record.containment.keys);
+        if let Some(budget) = self.budget {
+            new.containment.budget = (budget > 0).then_some(budget);
+        }
+        if self.key_mode == Some(KeyMode::Broker) && Provider::of_model(&new.model).is_none() {
+            return Err(Error::refused(
+                "--keys",
+                KeyMode::Broker,
+                format!("the model {} is of none of anthropic, openai and minimax", new.model),
+            )
+            .hint("use --keys guest, or another --model"));
         }
         check_telegram(&new)?;
         Ok(new)

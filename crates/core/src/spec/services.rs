@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
-use super::{Limits, Settings, VmmKind};
+use super::{KeyMode, Limits, Settings, VmmKind};
 use crate::state::{Format, InstanceRecord};
 
 /// The two services of one instance.
@@ -22,6 +22,8 @@ pub struct ServiceSpec {
     pub api_sock: Option<PathBuf>,
     /// The private key for SSH to the guest.
     pub ssh_key_path: Option<PathBuf>,
+    /// Whether the keys have a file of their own, for the sidecar.
+    pub broker: bool,
     /// What the host grants the VM.
     pub limits: Limits,
 }
@@ -38,6 +40,7 @@ impl ServiceSpec {
             vmm: (record.format == Format::PlainV2).then_some(record.vmm),
             api_sock: said(&record.api_sock),
             ssh_key_path: said(&record.ssh_key_path),
+            broker: record.containment.keys == KeyMode::Broker,
             limits: settings.limits.clone(),
         }
     }
@@ -52,6 +55,7 @@ impl ServiceSpec {
             vmm: Some(VmmKind::Firecracker),
             api_sock: None,
             ssh_key_path: Some("/home/ubuntu/.ssh/vmdemo_vm".into()),
+            broker: false,
             limits: Limits::default(),
         }
     }

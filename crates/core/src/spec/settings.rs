@@ -1,10 +1,11 @@
 //! Settings of the host: environment over `/etc/fireclaw/config.toml` over defaults, each with where it came from.
 //! Touches nothing: the environment and the file's text are handed in.
 
-use std::{fmt, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf};
 
 use super::{DiskSize, Limits, NetworkSpec, SupervisorKind, VmmKind, value};
 use crate::{
+    broker::Provider,
     error::{Error, Kind, Result},
     layout::Layout,
     state::record_defaults::OPENCLAW_IMAGE,
@@ -69,6 +70,11 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// `memory_max`, `cpu_quota` and the others of the configuration file.
     pub limits: Limits,
+    /// `provider_anthropic`, `provider_openai`, `provider_minimax` of the configuration file: `HOST:PORT` in place of a
+    /// provider's own address, for the key broker.
+    pub provider_authorities: BTreeMap<Provider, String>,
+    /// `provider_ca` of the configuration file: an authority more that the key broker trusts, as PEM.
+    pub provider_ca: Option<PathBuf>,
     /// Every value with its origin.
     pub shown: Vec<Shown>,
 }
@@ -89,8 +95,16 @@ const KNOWN: &[(&str, &str, &str)] = &[
 ];
 
 /// What only the configuration file holds, with the limits' keys.
-const FILE_ONLY: &[(&str, &str)] =
-    &[("vmm", "auto"), ("supervisor", "auto"), ("dns", ""), ("insecure_registries", "")];
+const FILE_ONLY: &[(&str, &str)] = &[
+    ("vmm", "auto"),
+    ("supervisor", "auto"),
+    ("dns", ""),
+    ("insecure_registries", ""),
+    ("provider_anthropic", ""),
+    ("provider_openai", ""),
+    ("provider_minimax", ""),
+    ("provider_ca", ""),
+];
 
 fn file_only() -> impl Iterator<Item = (&'static str, &'static str)> {
     FILE_ONLY.iter().copied().chain(Limits::KEYS)
@@ -167,6 +181,15 @@ impl Settings {
                 .map(str::to_owned)
                 .collect(),
             limits: Limits::parse(get)?,
+            provider_authorities: Provider::ALL
+                .into_iter()
+                .map(|provider| (provider, get(&format!("provider_{provider}")).to_owned()))
+                .filter(|(_, authority)| !authority.is_empty())
+                .collect(),
+            provider_ca: match get("provider_ca") {
+                "" => None,
+                text => Some(absolute("provider_ca", text)?),
+            },
             shown,
         })
     }

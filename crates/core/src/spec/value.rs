@@ -69,6 +69,29 @@ word_enum!(
     }
 );
 
+word_enum!(
+    /// Where an instance may connect to.
+    EgressMode, "--egress" {
+        /// The public internet and its own resolvers.
+        Public = "public",
+        /// Private ranges too.
+        Open = "open",
+        /// Nowhere.
+        None = "none",
+        /// What a list names.
+        Allow = "allow",
+    }
+);
+word_enum!(
+    /// Where the keys of model providers are.
+    KeyMode, "--keys" {
+        /// On the host: the sidecar puts them into requests.
+        Broker = "broker",
+        /// In the guest.
+        Guest = "guest",
+    }
+);
+
 /// The size of a disk: `40G`, `512M`; powers of 1024. Kept as it was said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -227,6 +250,16 @@ pub fn api_key(flag: &str, value: &str) -> Result<Secret> {
         ));
     }
     Ok(Secret::new(value))
+}
+
+/// Requests an hour; 0 is without end.
+pub fn budget(text: &str) -> Result<Option<u32>> {
+    match text.parse::<u32>() {
+        Ok(0) => Ok(None),
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(Error::refused("--budget-requests-per-hour", text.escape_debug(), "is not a number")
+            .hint("for example 120; 0 sets no limit")),
+    }
 }
 
 /// A container image reference.

@@ -2,12 +2,12 @@
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
-use super::{Format, Lines, record_defaults as defaults};
+use super::{Containment, Format, Lines, record_defaults as defaults};
 use crate::{
     error::{Error, Result},
     id::{InstanceId, MacAddr, TapName},
     secret::Secret,
-    spec::{DiskSize, NetworkSpec, Runtime, SupervisorKind, VmmKind, value},
+    spec::{DiskSize, KeyMode, NetworkSpec, Runtime, SupervisorKind, VmmKind, value},
 };
 
 /// The keys of model providers.
@@ -92,6 +92,8 @@ pub struct InstanceRecord {
     pub network: NetworkSpec,
     /// Whether the guest was provisioned once: from then on a failure keeps the instance.
     pub provisioned: bool,
+    /// Egress policy, where keys are.
+    pub containment: Containment,
     /// Keys of other versions, kept on rewrite.
     pub unknown: Vec<(String, String)>,
 }
@@ -115,6 +117,7 @@ impl InstanceRecord {
             (Some(bridge), Some(addr), Some(subnet)) => NetworkSpec::new(&bridge, &addr, &subnet)?,
             _ => defaults.clone(),
         };
+        let containment = Containment::take(&mut lines)?;
         let mut fields = Fields { what, lines: &mut lines };
         let id: InstanceId = fields.parsed("INSTANCE_ID")?;
         let vm_ip = fields.parsed("VM_IP")?;
@@ -165,6 +168,7 @@ impl InstanceRecord {
             provisioned: fields.lines.take("PROVISIONED").is_none_or(|text| text == "true")
                 || format != Format::PlainV2,
             network,
+            containment,
             id,
             unknown: lines.rest(),
         })
@@ -172,8 +176,7 @@ impl InstanceRecord {
 
     /// The text of `.env`. Refuses a value that would not come back the same.
     pub fn render_env(&self) -> Result<String> {
-        let key =
-            |secret: &Option<Secret>| secret.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
+        let key = |secret: &Option<Secret>| self.key_line(secret.as_ref());
         let mut lines = Lines::default();
         lines.push("INSTANCE_ID", self.id.as_str());
         lines.push("HOST_PORT", self.host_port.to_string());
@@ -207,19 +210,32 @@ impl InstanceRecord {
         lines.push("BRIDGE_ADDR", self.network.gateway.to_string());
         lines.push("SUBNET_CIDR", self.network.subnet.to_string());
         lines.push("PROVISIONED", self.provisioned.to_string());
+        self.containment.push(&mut lines);
         for (name, text) in &self.unknown {
             lines.push(name, text);
         }
         lines.render()
     }
 
+    /// The text of the file with the keys, where they stay on the host; the other two files then leave them out.
+    pub fn render_keys(&self) -> Result<Option<String>> {
+        let here = self.containment.keys == KeyMode::Broker;
+        here.then(|| self.keys.render()).transpose()
+    }
+
+    fn key_line(&self, key: Option<&Secret>) -> String {
+        match key {
+            Some(key) if self.containment.keys == KeyMode::Guest => key.expose().to_owned(),
+            _ => String::new(),
+        }
+    }
+
     /// The text of `provision.vars`.
     pub fn render_provision_vars(&self) -> Result<String> {
-        let key =
-            |secret: &Option<Secret>| secret.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
+        let key = |secret: &Option<Secret>| self.key_line(secret.as_ref());
         let mut lines = Lines::default();
         lines.push("INSTANCE_ID", self.id.as_str());
-        lines.push("TELEGRAM_TOKEN", key(&self.telegram_token));
+        lines.push("TELEGRAM_TOKEN", self.telegram_token.as_ref().map(Secret::expose).unwrap_or_default());
         lines.push("TELEGRAM_USERS", join(&self.telegram_users));
         lines.push("MODEL", &self.model);
         lines.push("SKILLS", self.skills.join(","));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use fireclaw_core::{
     error::{Error, Result},
     id::InstanceId,
+    layout::Layout,
 };
 
 use super::{
@@ -86,6 +87,10 @@ impl SystemdSupervisor {
         let mut removed = false;
         for path in &paths {
             removed |= units::remove(path)?;
+        }
+        // What systemd gave to the proxy's user: the link, and what it leads to.
+        for path in [Layout::unit_state(id), Layout::unit_state_target(id)] {
+            crate::fs::remove_any(&path)?;
         }
         if !removed {
             return Ok(());

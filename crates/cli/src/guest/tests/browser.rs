@@ -21,6 +21,9 @@ fn a_missing_browser_is_installed() {
     let (done, _) = world.provisioned(REQUEST);
     assert!(done.changed.contains(&"browser".to_owned()));
     assert_eq!(world.config()["browser"]["executablePath"], "/usr/bin/chromium");
+    let policy = world.text("/etc/chromium/policies/managed/fireclaw.json");
+    let policy: serde_json::Value = serde_json::from_str(&policy).unwrap();
+    assert_eq!(policy["EncryptedClientHelloEnabled"], false);
 }
 
 #[test]

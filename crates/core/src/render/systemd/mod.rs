@@ -2,7 +2,8 @@
 //!
 //! The VM's unit is a chain of fireclaw's own verbs: `clean`, `run` (which becomes the VMM), `halt`, `clean`. It is
 //! started again with a pause when the VMM fails, gives up after some failures in a row, and stays down when the VMM
-//! ends with 0. The proxy's unit names port and address itself, so that its user needs to read no record.
+//! ends with 0. The proxy's user may enter no folder of ours: systemd hands it the record and the keys as credentials, and
+//! gives it a folder for its socket and one for its counters.
 //!
 //! The meaning of each property is in systemd.unit(5), systemd.service(5), systemd.exec(5) and
 //! systemd.resource-control(5). The text is for systemd 247 and later; a property that is newer is written only where
@@ -25,6 +26,11 @@ use crate::{
 
 /// The first line of every unit of ours. One without it is somebody else's (the Bash fireclaw's) and stays as it is.
 pub const MARK: &str = "# Written by fireclaw:";
+
+/// The credential that holds the record.
+pub const CREDENTIAL_RECORD: &str = "record";
+/// The credential that holds the provider keys, where they stay on the host.
+pub const CREDENTIAL_KEYS: &str = "keys";
 
 /// Whether a unit file is one that we may rewrite.
 pub fn is_ours(text: &str) -> bool {
@@ -134,15 +140,20 @@ pub fn proxy_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> Strin
     unit.section("Service");
     unit.set("Type", "exec");
     unit.set("SyslogIdentifier", stem(&name));
-    let (port, ip) = (spec.host_port.to_string(), spec.vm_ip.to_string());
-    unit.command("ExecStart", host.program, ["proxy", id.as_str(), "--port", &port, "--guest", &ip]);
+    unit.command("ExecStart", host.program, ["proxy", id.as_str()]);
+    let paths = host.layout.instance_unchecked(id);
+    unit.credential(CREDENTIAL_RECORD, &paths.env);
+    if spec.broker {
+        unit.credential(CREDENTIAL_KEYS, &paths.keys);
+    }
     restart(&mut unit, host);
     unit.set("TimeoutStopSec", 10);
     unit.set("MemoryMax", "256M");
     unit.set("TasksMax", 16);
-    unit.set("LimitNOFILE", 4096);
+    // Two descriptors a connection: 1,024 of the proxy, as many of the sidecar.
+    unit.set("LimitNOFILE", 8192);
     unit.set("LimitCORE", 0);
-    sandbox::of_proxy(&mut unit, &Needs::of_proxy(host), spec);
+    sandbox::of_proxy(&mut unit, &Needs::of_proxy(host, id), spec);
     install(&mut unit);
     unit.finish()
 }
@@ -246,12 +257,12 @@ impl Needs {
         Self { dir: paths.dir, read, write, run: host.layout.run_root.clone() }
     }
 
-    fn of_proxy(host: &Host<'_>) -> Self {
+    fn of_proxy(host: &Host<'_>, id: &InstanceId) -> Self {
         Self {
-            dir: PathBuf::new(),
+            dir: Layout::unit_state(id),
             read: vec![host.program.to_owned()],
             write: Vec::new(),
-            run: PathBuf::new(),
+            run: Layout::unit_run(id),
         }
     }
 }

@@ -62,10 +62,20 @@ pub(super) fn of_vm(unit: &mut Unit, needs: &Needs, spec: &ServiceSpec) {
     unit.set("IPAddressAllow", spec.vm_ip);
 }
 
-/// The proxy: a user of its own that exists while it runs, no file but the program.
+/// Where nobody is to be reached from the sidecar whatever a guest asks for: link-local addresses, clouds' metadata
+/// among them, and groups.
+const NOWHERE: &str = "169.254.0.0/16 224.0.0.0/4 fe80::/10 fd00:ec2::254 ff00::/8";
+
+/// The proxy with its sidecar: a user of its own that exists while it runs, no file but the program and its own counters.
 pub(super) fn of_proxy(unit: &mut Unit, needs: &Needs, spec: &ServiceSpec) {
     unit.set("DynamicUser", "yes");
     unit.set("UMask", "0077");
+    for (name, path, root) in
+        [("RuntimeDirectory", &needs.run, "/run"), ("StateDirectory", &needs.dir, "/var/lib")]
+    {
+        unit.path(name, path.strip_prefix(root).unwrap_or(path));
+        unit.set(&format!("{name}Mode"), "0700");
+    }
     hide_homes(unit, needs);
     unit.set("PrivateDevices", "yes");
     unit.set("PrivateUsers", "yes");
@@ -76,13 +86,14 @@ pub(super) fn of_proxy(unit: &mut Unit, needs: &Needs, spec: &ServiceSpec) {
     unit.set("CapabilityBoundingSet", "");
     unit.set("RestrictNamespaces", "yes");
     unit.set("MemoryDenyWriteExecute", "yes");
-    unit.set("RestrictAddressFamilies", "AF_INET AF_INET6");
+    unit.set("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6");
     unit.set("SystemCallFilter", "@system-service");
     unit.set("SystemCallFilter", "~@privileged @resources");
+    unit.note("One port: TCP on loopback and on the bridge, questions for names on the bridge.");
     unit.set("SocketBindAllow", format!("tcp:{}", spec.host_port));
+    unit.set("SocketBindAllow", format!("udp:{}", spec.host_port));
     unit.set("SocketBindDeny", "any");
-    unit.set("IPAddressDeny", "any");
-    unit.set("IPAddressAllow", format!("localhost {}", spec.vm_ip));
+    unit.set("IPAddressDeny", NOWHERE);
 }
 
 fn common(unit: &mut Unit) {

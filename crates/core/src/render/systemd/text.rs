@@ -47,6 +47,11 @@ impl Unit {
         self.set(name, quoted(&path.to_string_lossy()));
     }
 
+    /// A file that systemd hands over. Here nothing is quoted: the path goes to the end of the line.
+    pub(super) fn credential(&mut self, name: &str, path: &Path) {
+        self.set("LoadCredential", format!("{name}:{}", path.to_string_lossy().replace('%', "%%")));
+    }
+
     /// A command line: a program and its words, in which systemd would else replace variables too.
     pub(super) fn command<'a>(
         &mut self,
