@@ -284,7 +284,8 @@ proptest! {
         let Ok(bytes) = copy::sparse(&source, &target, &Interrupt::default()) else { panic!("not copied") };
         prop_assert!(std::fs::read(dir.path().join("a")).unwrap() == std::fs::read(dir.path().join("b")).unwrap());
         let (from, to) = (allocated(dir.path(), "a"), allocated(dir.path(), "b"));
-        prop_assert!(to <= from, "{} bytes became {}", from, to);
+        // The filesystem's own blocks count too, and it may need one more of them where it finds less room in a row.
+        prop_assert!(to < from + UNIT, "{} bytes became {}", from, to);
         prop_assert!(bytes <= from, "{} bytes are there and {} were copied", from, bytes);
     }
 }
