@@ -4,7 +4,7 @@ use fireclaw_core::error::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{
-    internet,
+    agent, internet,
     setup::{NASTY_KEY, NASTY_MODEL},
     world::{ID, World, ensure, same},
 };
@@ -45,8 +45,8 @@ pub fn configuration(world: &World) -> Result<Value> {
 /// Values that a shell would choke on are in the gateway as they were said.
 pub fn values(world: &mut World) -> Result<()> {
     let environment = gateway_environment(world)?;
-    let wanted = format!("ANTHROPIC_API_KEY={NASTY_KEY}");
-    ensure(environment.contains(&wanted), || "the key in the gateway's environment differs".into())?;
+    let wanted = format!("ANTHROPIC_API_KEY={}", agent::token(world)?);
+    ensure(environment.contains(&wanted), || "the gateway has not the broker's token for a key".into())?;
     let modes =
         world.guest("stat -c '%a %U %n' /home/ubuntu/.openclaw /home/ubuntu/.openclaw/openclaw.json")?;
     ensure(modes.contains("700 ubuntu /home/ubuntu/.openclaw\n"), || modes.clone())?;
@@ -89,7 +89,12 @@ pub fn walls(world: &mut World) -> Result<()> {
 
 /// Changes arrive, hand edits stay, a second run changes nothing.
 pub fn provision(world: &mut World) -> Result<()> {
-    // The provider's address was edited by hand in the agent's case.
+    let elsewhere = format!("http://{}:{}", internet::HOST, internet::PROVIDER);
+    world.guest(&format!(
+        "python3 -c 'import json; path = \"/home/ubuntu/.openclaw/openclaw.json\"; all = json.load(open(path)); \
+         all[\"models\"][\"providers\"][\"minimax\"] = {{\"baseUrl\": \"{elsewhere}\", \"models\": []}}; \
+         json.dump(all, open(path, \"w\"))'"
+    ))?;
     let report = world.json(&[
         "provision",
         ID,
@@ -104,6 +109,8 @@ pub fn provision(world: &mut World) -> Result<()> {
         "42,43",
         "--openai-api-key",
         "sk-openai-1",
+        "--keys",
+        "guest",
         "--skip-browser-install",
     ])?;
     same("model", &report["model"], &Value::from(NASTY_MODEL))?;
@@ -111,16 +118,14 @@ pub fn provision(world: &mut World) -> Result<()> {
     same("the model", &seen["agents"]["defaults"]["model"]["primary"], &Value::from(NASTY_MODEL))?;
     same("the skills", &seen["skills"]["allowBundled"], &json!(["github", "tmux"]))?;
     same("the users", &seen["channels"]["telegram"]["allowFrom"].to_string().contains("42"), &true)?;
-    ensure(seen.to_string().contains(&internet::HOST.to_string()), || {
-        "the edited provider address was lost".into()
-    })?;
+    ensure(seen.to_string().contains(&elsewhere), || "the edited provider address was lost".into())?;
     ensure(!seen.to_string().contains("sk-openai-1"), || "a key is in openclaw.json".into())?;
     let environment = gateway_environment(world)?;
     ensure(environment.contains(&"OPENAI_API_KEY=sk-openai-1".to_owned()), || {
         "the new key did not arrive".into()
     })?;
-    ensure(environment.iter().any(|line| line.starts_with("ANTHROPIC_API_KEY=")), || {
-        "the old key was lost".into()
+    ensure(environment.contains(&format!("ANTHROPIC_API_KEY={NASTY_KEY}")), || {
+        "the old key did not arrive as it is".into()
     })?;
     // Nothing to change: no restart.
     let pid = world.guest(&format!("systemctl show -p MainPID --value openclaw-{ID}.service"))?;

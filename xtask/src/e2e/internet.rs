@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::exec::{Cmd, handover};
-use fireclaw_testkit::{http::Received, oci::Layout, provider::Provider, registry::Registry};
+use fireclaw_testkit::{http::Received, oci::Layout, provider::Provider, registry::Registry, tls::Authority};
 
 use super::world::{World, ensure};
 use crate::shell;
@@ -20,8 +20,11 @@ use crate::shell;
 pub const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The provider's port.
 pub const PROVIDER: u16 = 8080;
+/// The same provider over TLS, with an authority of the tests.
+pub const PROVIDER_TLS: u16 = 8443;
 /// The registry's port.
 pub const REGISTRY: u16 = 5000;
+const AUTHORITY: &str = "authority.pem";
 /// What the provider answers.
 pub const ANSWER: &str = "The crab has landed.";
 
@@ -88,6 +91,7 @@ impl Internet {
         there(&["link", "set", "inet1", "up"])?;
         there(&["route", "add", "172.30.0.0/24", "via", "203.0.113.1"])?;
         internet.wait(PROVIDER)?;
+        internet.wait(PROVIDER_TLS)?;
         internet.wait(REGISTRY)?;
         Ok(internet)
     }
@@ -104,6 +108,13 @@ impl Internet {
                 Err(error) => fireclaw_host::wait::Probed::NotYet(error.to_string()),
             }
         })
+    }
+}
+
+impl Internet {
+    /// The certificate of the authority that the provider's own is from.
+    pub fn authority(&self) -> PathBuf {
+        self.dir.join(AUTHORITY)
     }
 }
 
@@ -141,6 +152,12 @@ fn recorded_line(request: &Received) -> String {
 pub fn serve(options: &Options) -> Result<()> {
     let provider =
         Provider::start((Ipv4Addr::UNSPECIFIED, PROVIDER), ANSWER).context("serve", "the provider")?;
+    let authority = Authority::new();
+    let pem = options.dir.join(AUTHORITY);
+    std::fs::write(&pem, authority.pem()).context("write", pem.display())?;
+    let tls = Some(authority.server(&[&HOST.to_string()]));
+    let secure = Provider::start_with((Ipv4Addr::UNSPECIFIED, PROVIDER_TLS), tls, ANSWER)
+        .context("serve", "the provider over TLS")?;
     let layout = Layout::create(&options.dir.join("registry")).context("make", "the registry's layout")?;
     let registry =
         Registry::start((Ipv4Addr::UNSPECIFIED, REGISTRY), layout).context("serve", "the registry")?;
@@ -151,7 +168,7 @@ pub fn serve(options: &Options) -> Result<()> {
     };
     let mut recorded = 0;
     fireclaw_host::wait::until::<()>(&forever, &fireclaw_host::interrupt::Interrupt::default(), || {
-        let requests = provider.requests();
+        let requests = [provider.requests(), secure.requests()].concat();
         if requests.len() > recorded {
             recorded = requests.len();
             let text: Vec<_> = requests.iter().map(recorded_line).collect();

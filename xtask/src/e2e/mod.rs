@@ -6,12 +6,14 @@
 mod agent;
 mod bash;
 mod cli;
+mod configuration;
 mod crash;
 mod docker;
 mod faults;
 mod guest;
 pub mod internet;
 mod lifecycle;
+mod search;
 mod setup;
 mod traces;
 mod world;
@@ -95,7 +97,8 @@ fn cases() -> Vec<Case> {
         case("shell", guest::shell),
         case("values arrive byte for byte", guest::values),
         case("the guest is walled in", guest::walls),
-        case("a whole agent turn", agent::turn),
+        case("a whole agent turn, its key on the host", agent::turn),
+        case("the key is nowhere in the guest", agent::key_is_nowhere),
         case("provision changes settings and keeps hand edits", guest::provision),
         case("provision refuses without changing", guest::provision_refused),
         long("kill -9 of provision", crash::provision),
@@ -172,7 +175,9 @@ const SHOWN_DETAILS: usize = 60;
 fn inside(options: &Options) -> Result<bool> {
     say::verbose(options.verbose);
     let mut world = World::new(options)?;
-    world.internet = Some(internet::Internet::open(&world.root)?);
+    let internet = internet::Internet::open(&world.root)?;
+    configuration::install(&world.root, &internet)?;
+    world.internet = Some(internet);
     let before = traces::Traces::take(&world)?;
     let mut rows = Vec::new();
     let mut broken = None;

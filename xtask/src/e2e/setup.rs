@@ -34,9 +34,6 @@ pub fn setup(world: &mut World) -> Result<()> {
         &key.display().to_string(),
         "--dns",
         "203.0.113.10",
-        // The case of the agent gives it another address of its provider by hand.
-        "--keys",
-        "guest",
     ])?;
     same("health", &report["health"], &Value::from("up"))?;
     same("runtime", &report["runtime"], &Value::from("native"))?;
