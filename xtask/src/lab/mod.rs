@@ -40,6 +40,9 @@ pub struct Options {
     /// `firecracker` or `qemu` [default: firecracker where the machine has it]
     #[arg(long)]
     pub vmm: Option<Vmm>,
+    /// The long scenarios too
+    #[arg(long)]
+    pub all: bool,
     /// Leave the disks of the run behind, and go on with instances that a failed scenario left
     #[arg(long)]
     pub keep: bool,
@@ -79,11 +82,16 @@ pub fn run(options: &Options) -> Result<bool> {
     if words == ["shell"] {
         return Ok(lab.remote.attach()? == 0);
     }
-    let rows = scenarios::all()
-        .into_iter()
-        .filter(|scenario| words.is_empty() || words.iter().any(|word| scenario.name.contains(word.as_str())))
-        .map(|scenario| carry_out(&scenario, &mut lab, options))
-        .collect::<Vec<_>>();
+    let mut rows = Vec::new();
+    for scenario in scenarios::all() {
+        let named = words.iter().any(|word| scenario.name.contains(word.as_str()));
+        if named || (words.is_empty() && (options.all || !scenario.long)) {
+            rows.push(carry_out(&scenario, &mut lab, options));
+        } else if words.is_empty() {
+            let why = "takes minutes; `cargo xtask lab --all` runs it".to_owned();
+            rows.push(Row { name: scenario.name, vmm: "-", verdict: Verdict::Skipped(why), seconds: 0 });
+        }
+    }
     drop(lab);
     say::head("lab: scenario, VMM, result, seconds");
     for row in &rows {

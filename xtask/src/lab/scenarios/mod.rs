@@ -19,6 +19,8 @@ pub struct Scenario {
     pub boots_vms: bool,
     /// Only with this VMM.
     only_on: Option<&'static str>,
+    /// Runs with `--all` or by name only; said in the last lines.
+    pub long: bool,
     /// Takes the image with OpenClaw.
     needs_openclaw: bool,
     /// What it does.
@@ -26,6 +28,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Not in every run.
+    const fn long(self) -> Self {
+        Self { long: true, ..self }
+    }
+
     /// Why it cannot run here; `None` when it can.
     pub fn unfit(&self, lab: &Lab) -> Option<&'static str> {
         if self.needs_openclaw && !lab.has_openclaw {
@@ -41,7 +48,7 @@ impl Scenario {
 }
 
 const fn scenario(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
-    Scenario { name, boots_vms: true, only_on: None, needs_openclaw: false, run }
+    Scenario { name, boots_vms: true, only_on: None, long: false, needs_openclaw: false, run }
 }
 
 const fn host_only(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
@@ -58,16 +65,16 @@ pub fn all() -> Vec<Scenario> {
         host_only("boot", boot::boot),
         firecracker("jailer", jailer::jailer),
         scenario("reboot and power cut", reboots::host),
-        scenario("reboot in the guest", reboots::guest),
-        scenario("power-off in the guest", reboots::guest_off),
+        scenario("reboot in the guest", reboots::guest).long(),
+        scenario("power-off in the guest", reboots::guest_off).long(),
         scenario("docker beside it", neighbours::docker),
-        scenario("ufw", neighbours::ufw),
-        scenario("firewalld", neighbours::firewalld),
-        scenario("br_netfilter", neighbours::br_netfilter),
+        scenario("ufw", neighbours::ufw).long(),
+        scenario("firewalld", neighbours::firewalld).long(),
+        scenario("br_netfilter", neighbours::br_netfilter).long(),
         host_only("a foreign bridge", neighbours::foreign_bridge),
         host_only("a subnet routed elsewhere", neighbours::routed_subnet),
-        firecracker("taking over from Bash", bash::takes_over),
-        scenario("upgrade of fireclaw", upgrade::binary),
-        scenario("sixteen at once", upgrade::sixteen),
+        firecracker("taking over from Bash", bash::takes_over).long(),
+        scenario("upgrade of fireclaw", upgrade::binary).long(),
+        scenario("sixteen at once", upgrade::sixteen).long(),
     ]
 }
