@@ -1,11 +1,11 @@
-//! The host's configuration file as the tests have it: the model provider is the stand-in. Mounts over /etc, in the tests' own
-//! mount namespace.
+//! The host's configuration file as the tests have it: the model provider is the stand-in, and the registry may speak plain HTTP.
+//! Mounts over /etc, in the tests' own mount namespace.
 
 use std::{fs, path::Path};
 
 use fireclaw_core::error::{Context, Result};
 
-use super::internet::{HOST, Internet, PROVIDER_TLS};
+use super::internet::{HOST, Internet, PROVIDER_TLS, REGISTRY};
 use crate::shell;
 
 /// A layer over /etc with one file more. It goes with the namespace.
@@ -18,7 +18,8 @@ pub fn install(root: &Path, internet: &Internet) -> Result<()> {
         fs::create_dir_all(dir).context("create folder", dir.display())?;
     }
     let text = format!(
-        "provider_anthropic = \"{HOST}:{PROVIDER_TLS}\"\nprovider_ca = \"{}\"\n",
+        "provider_anthropic = \"{HOST}:{PROVIDER_TLS}\"\nprovider_ca = \"{}\"\n\
+         insecure_registries = [\"{HOST}:{REGISTRY}\"]\n",
         internet.authority().display()
     );
     let file = folder.join("config.toml");

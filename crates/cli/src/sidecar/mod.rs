@@ -84,21 +84,23 @@ pub struct Prepared {
     spec: Spec,
     socket: std::os::unix::net::UnixListener,
     tally: Tally,
+    upstream: Upstream,
 }
 
 impl Prepared {
-    /// Makes the socket and opens the file of counters, while the process is root.
+    /// Makes the socket, opens the file of counters, reads the authority more, while the process is root.
     pub fn new(spec: Spec) -> Result<Self> {
         let socket = control::listen(&spec.socket)?;
         let tally = Tally::open(&spec.usage)?;
-        Ok(Self { spec, socket, tally })
+        let upstream = Upstream::new(spec.upstreams.clone())?;
+        Ok(Self { spec, socket, tally, upstream })
     }
 
     /// Begins, inside a `LocalSet`, without root. What it starts ends with that set.
     pub(crate) fn begin(self, orders: Orders, note: impl Fn(&str) + 'static) -> Result<Rc<Sidecar>> {
         let sidecar = Rc::new(Sidecar {
             resolver: Resolver::new(self.spec.resolvers.clone()),
-            upstream: Upstream::new(self.spec.upstreams.clone()),
+            upstream: self.upstream,
             spec: self.spec,
             orders: RefCell::default(),
             changed: watch::Sender::new(()),

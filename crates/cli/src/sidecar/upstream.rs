@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use fireclaw_core::{broker::Provider, egress::HostName};
+use fireclaw_core::{
+    broker::Provider,
+    egress::HostName,
+    error::{Error, Result},
+};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -25,6 +29,9 @@ use super::{
     Sidecar, dial,
     forward::{self, Idle, Up},
 };
+
+/// The error is for the log of refusals.
+type Told<T> = std::result::Result<T, String>;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const PORT: u16 = 443;
@@ -40,17 +47,25 @@ pub struct Upstreams {
 
 pub(super) struct Upstream {
     others: Upstreams,
-    /// Read while the process may: the file is root's.
     ca: Vec<CertificateDer<'static>>,
     tls: RefCell<Option<Arc<ClientConfig>>>,
     idle: RefCell<BTreeMap<Provider, Idle>>,
 }
 
 impl Upstream {
-    pub(super) fn new(others: Upstreams) -> Self {
-        let ca =
-            others.ca.iter().filter_map(|path| CertificateDer::pem_file_iter(path).ok()).flatten().flatten();
-        Self { ca: ca.collect(), others, tls: RefCell::default(), idle: RefCell::default() }
+    /// Reads the authority while the process may: the file can be root's.
+    pub(super) fn new(others: Upstreams) -> Result<Self> {
+        let mut ca = Vec::new();
+        if let Some(path) = &others.ca {
+            let read = CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
+            ca = read.map_err(|error| {
+                Error::new("read", format!("the certificate authority in {}", path.display()))
+                    .source(error)
+                    .hint("`provider_ca` of the configuration file names it: one or more certificates as PEM")
+            })?;
+        }
+        Ok(Self { ca, others, tls: RefCell::default(), idle: RefCell::default() })
     }
 
     /// New keys are for new connections.
@@ -68,7 +83,7 @@ impl Upstream {
     }
 
     /// Made at the first use: who brokers no keys pays nothing for the authorities.
-    fn tls(&self) -> Result<Arc<ClientConfig>, String> {
+    fn tls(&self) -> Told<Arc<ClientConfig>> {
         if let Some(config) = &*self.tls.borrow() {
             return Ok(Arc::clone(config));
         }
@@ -88,7 +103,7 @@ impl Upstream {
 }
 
 /// A new connection to a provider.
-pub(super) async fn connect(sidecar: &Rc<Sidecar>, provider: Provider) -> Result<SendRequest<Up>, String> {
+pub(super) async fn connect(sidecar: &Rc<Sidecar>, provider: Provider) -> Told<SendRequest<Up>> {
     let upstream = &sidecar.upstream;
     let authority = upstream.authority(provider);
     let (host, port) = match authority.rsplit_once(':') {
@@ -112,7 +127,7 @@ pub(super) async fn connect(sidecar: &Rc<Sidecar>, provider: Provider) -> Result
 }
 
 /// Where the host's administrator says, be it private.
-async fn elsewhere(sidecar: &Sidecar, host: &str, port: u16) -> Result<TcpStream, String> {
+async fn elsewhere(sidecar: &Sidecar, host: &str, port: u16) -> Told<TcpStream> {
     let ip = if let Ok(ip) = host.parse::<IpAddr>() {
         ip
     } else {
