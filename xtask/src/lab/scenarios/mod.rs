@@ -4,7 +4,10 @@ mod bash;
 mod boot;
 mod jailer;
 mod neighbours;
+mod openclaw;
+mod package;
 mod reboots;
+mod units;
 mod upgrade;
 
 use fireclaw_core::error::Result;
@@ -64,6 +67,8 @@ pub fn all() -> Vec<Scenario> {
     vec![
         host_only("boot", boot::boot),
         firecracker("jailer", jailer::jailer),
+        scenario("the units", units::units),
+        scenario("the Debian package", package::debian),
         scenario("reboot and power cut", reboots::host),
         scenario("reboot in the guest", reboots::guest).long(),
         scenario("power-off in the guest", reboots::guest_off).long(),
@@ -75,6 +80,7 @@ pub fn all() -> Vec<Scenario> {
         host_only("a subnet routed elsewhere", neighbours::routed_subnet),
         firecracker("taking over from Bash", bash::takes_over).long(),
         scenario("upgrade of fireclaw", upgrade::binary).long(),
+        Scenario { needs_openclaw: true, ..scenario("a real OpenClaw", openclaw::native) }.long(),
         scenario("sixteen at once", upgrade::sixteen).long(),
     ]
 }

@@ -1,0 +1,90 @@
+//! The two units of an instance as systemd runs them: limits, sandbox, the proxy's user, its credentials, its live orders, logs.
+
+use fireclaw_core::error::{Context, Error, Result};
+use serde_json::Value;
+
+use crate::{
+    lab::host::{Lab, ensure, same},
+    say,
+};
+
+const ID: &str = "under_systemd";
+const KEY: &str = "sk-of-the-lab-0123456789";
+
+/// One instance, looked at and changed while it runs.
+pub fn units(lab: &mut Lab) -> Result<()> {
+    lab.remote.put_bytes(format!("{KEY}\n").into_bytes(), "/root/a.key", "600")?;
+    let report = lab.setup_tiny(ID, &["--anthropic-api-key-file", "/root/a.key", "--keys", "broker"])?;
+    same("health", &report["health"], &Value::from("up"))?;
+    let (vm, proxy) = (format!("firecracker-vmdemo-{ID}.service"), format!("vmdemo-proxy-{ID}.service"));
+    limits(lab, &vm)?;
+    the_proxy_is_nobody(lab, &proxy)?;
+    orders_reach_the_sidecar(lab)?;
+    for unit in [&vm, &proxy] {
+        let score = lab.remote.must(&["systemd-analyze", "security", "--no-pager", unit])?;
+        say::detail(&format!("  {}", score.lines().last().unwrap_or_default()));
+    }
+    let logs = lab.ok(&["logs", ID, "host", "--no-follow", "--lines", "400"])?;
+    for (of, part) in [("the VM's unit", "console"), ("the proxy's unit", "proxy")] {
+        ensure(logs.lines().any(|line| line.starts_with(part)), || {
+            format!("`logs {ID} host` shows nothing of {of}")
+        })?;
+    }
+    lab.ok(&["destroy", ID, "--force"])?;
+    let left = lab.remote.ask(&["ls", "/var/lib/private/fireclaw-sidecar", "/run/fireclaw-sidecar"])?;
+    ensure(!left.text().contains(ID), || format!("the proxy's folders are left: {}", left.text()))
+}
+
+fn property(lab: &Lab, unit: &str, name: &str) -> Result<String> {
+    lab.remote.must(&["systemctl", "show", "--value", "-p", name, unit])
+}
+
+/// The unit bounds the VM: its memory with what the VMM needs beside, its processors, its tasks.
+fn limits(lab: &Lab, unit: &str) -> Result<()> {
+    let memory: u64 = property(lab, unit, "MemoryMax")?.parse().context("read", "MemoryMax")?;
+    ensure((256 << 20..4 << 30).contains(&memory), || format!("MemoryMax is {memory}"))?;
+    same("CPUQuota", &property(lab, unit, "CPUQuotaPerSecUSec")?, &"1.500000s".to_owned())?;
+    same("TasksMax", &property(lab, unit, "TasksMax")?, &"512".to_owned())
+}
+
+/// A dynamic user with no capability; the key is in a folder of its own, and in no environment.
+fn the_proxy_is_nobody(lab: &Lab, unit: &str) -> Result<()> {
+    let pid = property(lab, unit, "MainPID")?;
+    let status = lab.remote.must(&["cat", &format!("/proc/{pid}/status")])?;
+    let field = |name: &str| -> String {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().split_whitespace().next().unwrap_or_default().to_owned()
+    };
+    let uid: u32 = field("Uid").parse().context("read", "the proxy's user")?;
+    // The range of systemd's dynamic users.
+    ensure((61_184..=65_519).contains(&uid), || format!("the proxy's user is {uid}"))?;
+    for (name, value) in [("CapEff", "0000000000000000"), ("NoNewPrivs", "1"), ("Seccomp", "2")] {
+        same(name, &field(name), &value.to_owned())?;
+    }
+    let environment = lab.remote.must(&["cat", &format!("/proc/{pid}/environ")])?;
+    ensure(environment.contains("CREDENTIALS_DIRECTORY=") && !environment.contains(KEY), || {
+        "the proxy has no credentials, or the key in its environment".into()
+    })
+}
+
+/// Policy and keys change while the proxy runs, and the same process goes on.
+fn orders_reach_the_sidecar(lab: &Lab) -> Result<()> {
+    let unit = format!("vmdemo-proxy-{ID}.service");
+    let before = property(lab, &unit, "MainPID")?;
+    let asks = || lab.ask(&["shell", ID, "busybox", "nslookup", "deb.debian.org"]);
+    lab.ok(&["egress", ID, "set", "allow", "--allow", "github"])?;
+    same("egress", &lab.json(&["egress", ID, "show", "--json"])?["mode"], &Value::from("allow"))?;
+    ensure(!asks()?.status.success(), || "a name that is not on the list was answered".into())?;
+    lab.until("the refused name in the log", 20, || {
+        Ok(lab.json(&["egress", ID, "log", "--json"])?.to_string().contains("deb.debian.org"))
+    })?;
+    lab.remote.put_bytes(b"sk-another-0123456789\n".to_vec(), "/root/b.key", "600")?;
+    lab.ok(&["keys", ID, "rotate", "anthropic", "--file", "/root/b.key"])?;
+    lab.ok(&["egress", ID, "set", "public"])?;
+    same("the proxy's process", &property(lab, &unit, "MainPID")?, &before)?;
+    let broker = lab.json(&["status", ID, "--json"])?["containment"]["keys"].clone();
+    if broker == "broker" {
+        return Ok(());
+    }
+    Err(Error::new("see", "the broker in the status").because(broker.to_string()))
+}
