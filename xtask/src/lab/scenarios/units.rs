@@ -11,8 +11,17 @@ use crate::{
 const ID: &str = "under_systemd";
 const KEY: &str = "sk-of-the-lab-0123456789";
 
-/// One instance, looked at and changed while it runs.
+/// With a limit that is not the default, from the configuration file.
 pub fn units(lab: &mut Lab) -> Result<()> {
+    lab.remote.must(&["mkdir", "-p", "/etc/fireclaw"])?;
+    lab.remote.put_bytes(b"cpu_quota = \"auto\"\n".to_vec(), "/etc/fireclaw/config.toml", "644")?;
+    let result = one(lab);
+    lab.remote.must(&["rm", "/etc/fireclaw/config.toml"])?;
+    result
+}
+
+/// One instance, looked at and changed while it runs.
+fn one(lab: &Lab) -> Result<()> {
     lab.remote.put_bytes(format!("{KEY}\n").into_bytes(), "/root/a.key", "600")?;
     let report = lab.setup_tiny(ID, &["--anthropic-api-key-file", "/root/a.key", "--keys", "broker"])?;
     same("health", &report["health"], &Value::from("up"))?;
