@@ -15,6 +15,11 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
+/// The release build of the program.
+pub fn release() -> PathBuf {
+    target().join(triple()).join("release/fireclaw")
+}
+
 /// The target that the workspace is built for.
 pub const fn triple() -> &'static str {
     if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" }

@@ -6,8 +6,6 @@ mod machine;
 mod proxy;
 mod start;
 
-use std::path::PathBuf;
-
 use fireclaw_core::error::{Context, Error, Result};
 
 use crate::{say, shell};
@@ -17,7 +15,7 @@ pub fn run() -> Result<bool> {
     if !shell::attach("cargo", &["build", "--release", "--locked", "--package", "fireclaw"])? {
         return Err(Error::new("build", "fireclaw"));
     }
-    let program = program();
+    let program = shell::release();
     let mut page = String::from(
         "# Benchmarks\n\nMade by `cargo xtask bench`. Compare the rows of one run; machines differ.\n\n",
     );
@@ -40,9 +38,3 @@ pub fn run() -> Result<bool> {
 
 /// What follows in the page is written by hand.
 const KEPT: &str = "<!-- kept -->";
-
-fn program() -> PathBuf {
-    let triple =
-        if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
-    shell::root().join("target").join(triple).join("release/fireclaw")
-}

@@ -67,7 +67,7 @@ pub fn run(options: &Options) -> Result<bool> {
         time: source_date()?,
     };
     must_be_static(&input.program, &program)?;
-    let out = options.out.clone().unwrap_or_else(|| shell::root().join("target/dist"));
+    let out = options.out.clone().unwrap_or_else(|| shell::target().join("dist"));
     fireclaw_host::fs::remove_tree(&out)?;
     fs::create_dir_all(&out).context("create folder", out.display())?;
     let made = make(&input, &out)?;
@@ -93,8 +93,7 @@ fn build() -> Result<PathBuf> {
     if !shell::attach("cargo", &["build", "--release", "--locked", "--quiet", "--package", "fireclaw"])? {
         return Err(Error::new("build", "fireclaw").because("cargo build failed"));
     }
-    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    Ok(shell::root().join("target").join(triple).join("release/fireclaw"))
+    Ok(shell::release())
 }
 
 /// `SOURCE_DATE_EPOCH`, else the time of the commit that is packed.

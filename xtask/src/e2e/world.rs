@@ -29,11 +29,8 @@ pub struct World {
 impl World {
     /// The world that the options describe.
     pub fn new(options: &Options) -> Result<Self> {
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
-        let program =
-            options.fireclaw.clone().unwrap_or_else(|| target.join(triple()).join("release/fireclaw"));
-        let root = options.root.clone().unwrap_or_else(|| target.join("e2e"));
+        let program = options.fireclaw.clone().unwrap_or_else(shell::release);
+        let root = options.root.clone().unwrap_or_else(|| shell::target().join("e2e"));
         fs::create_dir_all(&root).context("create folder", root.display())?;
         Ok(Self { program, root, internet: None })
     }
@@ -213,10 +210,6 @@ impl World {
             let _ = self.ask(&["destroy", &id, "--force", "--quiet"]);
         }
     }
-}
-
-fn triple() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" }
 }
 
 /// The names in a folder; none when it is not there.

@@ -223,7 +223,7 @@ fn built() -> Result<PathBuf> {
     if !shell::attach("cargo", &["build", "--release", "--locked", "--package", "fireclaw"])? {
         return Err(Error::new("build", "fireclaw"));
     }
-    Ok(shell::target().join(shell::triple()).join("release/fireclaw"))
+    Ok(shell::release())
 }
 
 /// Firecracker and its jailer, where this machine has them.
