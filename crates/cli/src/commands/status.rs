@@ -77,12 +77,16 @@ pub fn text(report: &StatusReport) -> String {
 }
 
 fn containment_lines(report: &ContainmentReport) -> Vec<(&'static str, String)> {
-    let list = |all: &[String]| if all.is_empty() { "nothing".to_owned() } else { all.join(", ") };
-    let allow = if report.egress == "allow" { format!(": {}", list(&report.allow)) } else { String::new() };
+    let list = |all: &[String], none: &str| if all.is_empty() { none.to_owned() } else { all.join(", ") };
+    let allow = if report.egress == "allow" {
+        format!(": {}", list(&report.allow, "nothing"))
+    } else {
+        String::new()
+    };
     let refused =
         report.refused.map_or_else(String::new, |refused| format!("; {refused} refused by the sidecar"));
     let mut lines = vec![("egress", format!("{}{allow}{refused}", report.egress))];
-    let mut keys = format!("{}: {}", report.keys, list(&report.providers));
+    let mut keys = format!("{}: {}", report.keys, list(&report.providers, "none yet"));
     if let Some(budget) = report.budget_requests_per_hour {
         let used = report.requests_last_hour.map_or_else(|| "?".to_owned(), |used| used.to_string());
         keys.push_str(&format!("; {used} of {budget} requests in the last hour"));

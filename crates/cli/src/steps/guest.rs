@@ -118,6 +118,12 @@ impl Steps<'_> {
         )?;
         match last {
             Some(Event::Done(done)) => {
+                if !done.kept.is_empty() {
+                    watch.warn(&format!(
+                        "openclaw.json keeps what was edited by hand: {}",
+                        done.kept.join(", ")
+                    ));
+                }
                 self.guest_changes = done.changed;
                 Ok(())
             }
