@@ -34,7 +34,7 @@ fn one(lab: &Lab) -> Result<()> {
         say::detail(&format!("  {}", score.lines().last().unwrap_or_default()));
     }
     let logs = lab.ok(&["logs", ID, "host", "--no-follow", "--lines", "400"])?;
-    for (of, part) in [("the VM's unit", "console"), ("the proxy's unit", "proxy")] {
+    for (of, part) in [("the VM's unit", "vm"), ("the proxy's unit", "proxy")] {
         ensure(logs.lines().any(|line| line.starts_with(part)), || {
             format!("`logs {ID} host` shows nothing of {of}")
         })?;
