@@ -10,7 +10,7 @@ use fireclaw_core::{
     spec::NetworkSpec,
     state::InstanceRecord,
 };
-use fireclaw_host::{lock, network::Port};
+use fireclaw_host::{lock, network::Port, nft::Rules};
 
 use super::Steps;
 use crate::{
@@ -79,6 +79,11 @@ pub fn join(app: &App, record: &InstanceRecord) -> Result<()> {
     records.push(record.clone());
     records.sort_by(|a, b| a.id.cmp(&b.id));
     app.host.network.install_firewall(&render(&records))
+}
+
+/// How what is in force stands to what the records demand.
+pub fn rules(app: &App) -> Result<Rules> {
+    app.host.network.rules(&render(&app.store().records()?))
 }
 
 /// The rules of all instances anew, after somebody flushed them.

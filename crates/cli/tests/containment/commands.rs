@@ -213,6 +213,34 @@ fn keys_change_live_and_lie_in_one_file() {
     assert_eq!(status["containment"]["providers"], serde_json::json!(["openai"]));
 }
 
+/// A foreign `nft flush ruleset` under a running instance, and a rule that somebody added: `doctor` names both; a change of the
+/// policy puts the rules back too.
+#[test]
+fn what_was_done_to_the_rules_is_seen_and_put_back() {
+    let world = Installed::new();
+    let firewall = || {
+        let said: Value = serde_json::from_str(&world.run(&["doctor", "--json"]).text()).unwrap();
+        let checks = said["checks"].as_array().unwrap().clone();
+        let check = checks.into_iter().find(|check| check["name"] == "firewall").unwrap();
+        (check["ok"].as_bool().unwrap(), check["detail"].as_str().unwrap().to_owned())
+    };
+    let nft = |args: &str| world.stage.lab.host.run(|| crate::lab::run(&format!("nft {args}")));
+    world.ok(&["egress", "a", "set", "public"]);
+    assert_eq!(firewall(), (true, "fireclaw's tables are in force, as the records demand".into()));
+    nft("insert rule inet fireclaw from_vm accept");
+    let said = firewall();
+    assert!(!said.0 && said.1.ends_with("demand: inet chain from_vm"), "{said:?}");
+    nft("flush ruleset");
+    let said = firewall();
+    assert!(!said.0 && said.1.ends_with("gone: inet fireclaw and bridge fireclaw"), "{said:?}");
+    world.ok(&["egress", "a", "set", "none"]);
+    assert!(firewall().0);
+    // Without its VM nothing is missed.
+    nft("flush ruleset");
+    world.stage.lab.host.run(|| crate::lab::ip("link del ta2"));
+    assert!(firewall().0, "{:?}", firewall());
+}
+
 /// Figures of one real sidecar: `cargo nextest run --run-ignored all --no-capture -E 'test(figures)'`.
 #[test]
 #[ignore = "figures, not a check"]

@@ -17,7 +17,7 @@ use fireclaw_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{Network, Port};
-use crate::fs;
+use crate::{fs, nft::Rules};
 
 /// A link of the fake host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,11 @@ impl FakeNetwork {
     /// Lets somebody listen on a port.
     pub fn listen(&self, port: u16) {
         self.change(|state| state.listening.extend([port]));
+    }
+
+    /// Puts somebody else's idea of our tables into force: none, or other rules.
+    pub fn meddle(&self, rules: Option<&str>) {
+        self.change(|state| state.firewall = rules.map(str::to_owned));
     }
 
     /// Adds a link that is not ours.
@@ -280,6 +285,16 @@ impl Network for FakeNetwork {
 
     fn has_firewall(&self) -> Result<bool> {
         self.with(|state| Ok(state.firewall.is_some()))
+    }
+
+    fn rules(&self, ruleset: &str) -> Result<Rules> {
+        self.with(|state| {
+            Ok(match &state.firewall {
+                None => Rules::Gone(["inet fireclaw", "bridge fireclaw"].map(str::to_owned).into()),
+                Some(there) if there == ruleset => Rules::InForce,
+                Some(_) => Rules::Changed(vec!["inet table fireclaw".to_owned()]),
+            })
+        })
     }
 }
 

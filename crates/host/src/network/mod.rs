@@ -22,6 +22,8 @@ use fireclaw_core::{
 use serde::{Deserialize, Serialize};
 pub use system::SystemNetwork;
 
+use crate::nft::Rules;
+
 /// The alias of a bridge of ours.
 pub const BRIDGE_ALIAS: &str = "fireclaw";
 
@@ -79,4 +81,7 @@ pub trait Network: Send + Sync {
 
     /// Whether our tables are in force.
     fn has_firewall(&self) -> Result<bool>;
+
+    /// How what is in force stands to this ruleset. Changes nothing.
+    fn rules(&self, ruleset: &str) -> Result<Rules>;
 }

@@ -10,7 +10,11 @@ use fireclaw_core::{
 };
 
 use super::{Network, Port, bridge, port, sockets};
-use crate::{exec::Exec, link::Netlink, nft};
+use crate::{
+    exec::Exec,
+    link::Netlink,
+    nft::{self, Rules},
+};
 
 /// This machine's network.
 #[derive(Clone)]
@@ -64,5 +68,9 @@ impl Network for SystemNetwork {
 
     fn has_firewall(&self) -> Result<bool> {
         nft::is_installed(&*self.exec)
+    }
+
+    fn rules(&self, ruleset: &str) -> Result<Rules> {
+        nft::compare(&*self.exec, ruleset)
     }
 }
