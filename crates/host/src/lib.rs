@@ -11,6 +11,7 @@ pub mod firecracker;
 pub mod fs;
 pub mod http;
 pub mod image;
+pub mod inspect;
 pub mod interrupt;
 pub mod keys;
 pub mod link;
