@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod args;
+pub mod audit;
 pub mod clock;
 pub mod commands;
 pub mod containment;

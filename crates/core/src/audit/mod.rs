@@ -301,6 +301,22 @@ pub fn exposure(said: &str) -> Option<u32> {
     Some(whole.parse::<u32>().ok()? * 10 + tenth.parse::<u32>().ok()?)
 }
 
+/// Properties that every unit of ours has.
+const PROPERTIES: [&str; 7] = [
+    "NoNewPrivileges=yes",
+    "LimitCORE=0",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectHome=tmpfs",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+];
+
+/// Those that the text of a unit lacks, for hosts without `systemd-analyze`.
+pub fn missing_properties(unit: &str) -> Vec<&'static str> {
+    PROPERTIES.into_iter().filter(|property| !unit.lines().any(|line| line.trim() == *property)).collect()
+}
+
 /// Judges everything that was seen.
 pub fn judge(host: &HostFacts, instances: &[InstanceFacts]) -> Report {
     let mut findings = judge::host(host);
