@@ -12,7 +12,7 @@ use fireclaw_core::{
     id::vmm_uid,
     layout::InstancePaths,
     spec::{Runtime, ServiceSpec, SupervisorKind},
-    state::{Format, InstanceRecord},
+    state::InstanceRecord,
 };
 use fireclaw_host::{
     exec::Cmd,
@@ -24,12 +24,7 @@ use fireclaw_host::{
     vmm,
 };
 
-use crate::{
-    app::App,
-    commands::run::{api_sock, vmm_of},
-    fleet, steps,
-    store::Found,
-};
+use crate::{app::App, commands::run::api_sock, fleet, rates, steps, store::Found};
 
 /// Looks at the host and at all instances, and judges.
 pub fn look(app: &App, proc: &Proc) -> Result<Report> {
@@ -90,12 +85,7 @@ fn instance(
     mut record: InstanceRecord,
     unseen: &mut Vec<String>,
 ) -> InstanceFacts {
-    // What the Bash fireclaw made runs on whatever this host has.
-    if record.format != Format::PlainV2
-        && let Ok((vmm, _)) = vmm_of(app, &record)
-    {
-        record.vmm = vmm.kind();
-    }
+    record.vmm = rates::kind_of(app, &record);
     let paths = app.settings.layout.instance(&record.id).ok();
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let secrets = audit::secrets_of(&record);

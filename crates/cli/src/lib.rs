@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod gates;
 pub mod guest;
 pub mod proxy;
+pub mod rates;
 pub mod secrets;
 pub mod setup_checks;
 pub mod sidecar;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use fireclaw_core::id::MacAddr;
+use fireclaw_core::{id::MacAddr, spec::Rates};
 use fireclaw_host::{
     exec::{Cmd, Exec, SystemExec, handover},
     interrupt::Interrupt,
@@ -48,6 +48,7 @@ fn boot() -> Machine {
         fs::write(at(name), [0; 4096]).unwrap();
         fs::set_permissions(at(name), PermissionsExt::from_mode(0o600)).unwrap();
     }
+    File::options().write(true).open(at("rootfs.ext4")).unwrap().set_len(16 << 20).unwrap();
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     SystemExec::default().check(Cmd::new("ip").args(["tuntap", "add", "ttest2", "mode", "tap"])).unwrap();
     let ip = Ipv4Addr::new(172, 16, 0, 2);
@@ -70,6 +71,7 @@ fn boot() -> Machine {
         vmm_log: at("vmm.log"),
         jail_dir: at("jail"),
         kvm: false,
+        rates: Rates::default(),
         start: vmm::Start::Becoming,
     };
     let vmm = Qemu::new(Arc::new(SystemExec::default())).unwrap();
@@ -168,6 +170,31 @@ fn a_vmm_can_be_told_to_end_at_once() {
     machine.wait_for_hello();
     Qmp::connect(&machine.spec.api_sock, Duration::from_secs(2)).unwrap().quit().unwrap();
     assert_eq!(machine.wait_for_end().code(), Some(0));
+}
+
+/// The limits of the disk, set, changed and lifted while the guest runs, by what QEMU's own reader takes for four megabytes.
+#[test]
+fn the_disks_rate_is_kept_and_changes_live() {
+    let mut machine = boot();
+    machine.wait_for_hello();
+    let sock = machine.spec.api_sock.clone();
+    let reading = || {
+        let mut qmp = Qmp::connect(&sock, Duration::from_secs(30)).unwrap();
+        let command = serde_json::json!({"command-line": "qemu-io limited \"read 0 4M\""});
+        let begun = std::time::Instant::now();
+        qmp.execute_with("human-monitor-command", Some(&command)).unwrap();
+        begun.elapsed()
+    };
+    let free = reading();
+    assert!(free < Duration::from_secs(1), "{free:?}");
+    let rates = |disk_mbyte| Rates { disk_mbyte, ..Rates::default() };
+    machine.vmm.set_rates(&sock, &rates(Some(2))).unwrap();
+    reading();
+    let slow = reading();
+    assert!((Duration::from_secs(1)..Duration::from_secs(6)).contains(&slow), "{slow:?}");
+    machine.vmm.set_rates(&sock, &rates(None)).unwrap();
+    let free = reading();
+    assert!(free < Duration::from_secs(1), "{free:?}");
 }
 
 fn left(dir: &Path) -> Vec<String> {

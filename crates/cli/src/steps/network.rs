@@ -7,7 +7,7 @@ use fireclaw_core::{
     error::Result,
     id::InstanceId,
     render::nft::{self, VmRules},
-    spec::NetworkSpec,
+    spec::{NetworkSpec, VmmKind},
     state::InstanceRecord,
 };
 use fireclaw_host::{lock, network::Port, nft::Rules};
@@ -105,6 +105,12 @@ pub fn attach(app: &App, record: &InstanceRecord) -> Result<()> {
     app.host.network.attach(&record.network, &port)
 }
 
+/// What goes to the VM. Firecracker keeps to the rate by itself; the tap may have been another VMM's before.
+pub fn limit_network(app: &App, record: &InstanceRecord, vmm: VmmKind) -> Result<()> {
+    let rate = record.rates.net_bytes().filter(|_| vmm == VmmKind::Qemu);
+    app.host.network.limit(&record.id, &record.vm_tap, rate)
+}
+
 /// The readable instances but one, and whether there are damaged ones.
 fn others(app: &App, but: &InstanceId) -> Result<(Vec<InstanceRecord>, bool)> {
     let mut records = Vec::new();
@@ -133,6 +139,8 @@ fn render(records: &[InstanceRecord]) -> String {
                 .containment
                 .needs_sidecar()
                 .then(|| nft::Sidecar::of(record.host_port, &record.containment.egress)),
+            // Firecracker keeps to it by itself.
+            rate: record.rates.net_bytes().filter(|_| record.vmm == VmmKind::Qemu),
         };
         match networks.iter_mut().find(|(network, _)| *network == record.network) {
             Some((_, vms)) => vms.push(rules),

@@ -30,6 +30,8 @@ pub enum FakeLink {
         bridge: BridgeName,
         /// What it was attached as.
         port: Port,
+        /// The bytes a second that go to it, where that is limited.
+        rate: Option<u64>,
     },
     /// Somebody else's.
     Foreign,
@@ -253,7 +255,11 @@ impl Network for FakeNetwork {
                         .because("a link of that name is not ours"));
                 }
             }
-            let tap = FakeLink::Tap { bridge: network.bridge.clone(), port: port.clone() };
+            let rate = match state.links.get(name) {
+                Some(FakeLink::Tap { rate, .. }) => *rate,
+                _ => None,
+            };
+            let tap = FakeLink::Tap { bridge: network.bridge.clone(), port: port.clone(), rate };
             state.links.insert(name.to_owned(), tap);
             Ok(())
         })
@@ -264,6 +270,17 @@ impl Network for FakeNetwork {
             if matches!(state.links.get(tap.as_str()), Some(FakeLink::Tap { port, .. }) if port.instance == *instance)
             {
                 state.links.remove(tap.as_str());
+            }
+            Ok(())
+        })
+    }
+
+    fn limit(&self, instance: &InstanceId, tap: &TapName, bytes_per_second: Option<u64>) -> Result<()> {
+        self.call("limit", tap.as_str(), |state| {
+            if let Some(FakeLink::Tap { port, rate, .. }) = state.links.get_mut(tap.as_str())
+                && port.instance == *instance
+            {
+                *rate = bytes_per_second;
             }
             Ok(())
         })

@@ -58,6 +58,10 @@ impl Network for SystemNetwork {
         port::detach(&Netlink::open()?, instance, tap)
     }
 
+    fn limit(&self, instance: &InstanceId, tap: &TapName, bytes_per_second: Option<u64>) -> Result<()> {
+        port::limit(&Netlink::open()?, instance, tap, bytes_per_second)
+    }
+
     fn install_firewall(&self, ruleset: &str) -> Result<()> {
         nft::install(&*self.exec, ruleset)
     }
