@@ -3,11 +3,20 @@
 
 use std::{
     fs,
-    os::unix::{fs::MetadataExt, process::CommandExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
+use fireclaw_core::{id::InstanceId, layout::Layout};
+use fireclaw_host::{
+    embedded::EmbeddedSupervisor,
+    exec::{Cmd, Exec as _, SystemExec},
+    supervisor::{Service, Supervisor as _},
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{lab::Namespace, stage::comes};
@@ -46,6 +55,33 @@ impl Host {
 
     fn at(&self, below: &str) -> PathBuf {
         self.root.path().join(below)
+    }
+
+    /// Starts both services by the supervisor of hosts without systemd.
+    fn serve(&self) -> EmbeddedSupervisor {
+        let layout = Layout { state_root: self.at("state"), fc_root: self.at("fc"), ..Layout::default() };
+        let environment = [("STATE_ROOT", "state"), ("FC_ROOT", "fc")]
+            .map(|(name, below)| (name.to_owned(), self.at(below).display().to_string()));
+        let program = env!("CARGO_BIN_EXE_fireclaw").into();
+        let supervisor = EmbeddedSupervisor::new(layout, program, environment.into());
+        let id: InstanceId = "a".parse().unwrap();
+        self.namespace.run(|| {
+            for service in Service::ALL {
+                supervisor.start(&id, service).unwrap();
+            }
+        });
+        supervisor
+    }
+
+    fn audit(&self) -> serde_json::Value {
+        let cmd = Cmd::new(env!("CARGO_BIN_EXE_fireclaw"))
+            .args(["audit", "--json"])
+            .env("STATE_ROOT", self.at("state"))
+            .env("FC_ROOT", self.at("fc"));
+        let output = self.namespace.run(|| SystemExec::default().run(cmd).unwrap());
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.code(), i32::from(report["ok"] == false), "{report}");
+        report
     }
 
     #[expect(clippy::disallowed_methods, reason = "the test ends it by itself")]
@@ -126,4 +162,48 @@ fn the_vmm_that_run_becomes_leaves_no_core() {
     assert_eq!(shaped[0]["options"]["rate"], 1_250_000, "{shaped}");
     let rules = host.namespace.run(|| crate::lab::run("nft list chain bridge fireclaw rates"));
     assert!(rules.contains("limit rate over"), "{rules}");
+}
+
+/// Ends what the supervisor keeps running, whatever becomes of the test.
+struct Served<'a>(&'a Host, EmbeddedSupervisor);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.namespace.run(|| self.1.uninstall(&"a".parse().unwrap()));
+    }
+}
+
+/// A whole instance on a host without systemd, with a real VMM, looked at by the real `audit`: nothing is found, and what is
+/// shown is so.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn an_audit_of_a_running_instance_finds_nothing() {
+    let host = Host::new();
+    for (below, mode) in [("state", 0o700), ("fc", 0o700), ("state/.vm-a", 0o700), ("fc/a", 0o700)] {
+        fs::set_permissions(host.at(below), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    for secret in ["state/.vm-a/.env", "fc/a/images/rootfs.ext4", "fc/a/images/seed.img"] {
+        fs::set_permissions(host.at(secret), PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    let _served = Served(&host, host.serve());
+    let whole = |report: &serde_json::Value| {
+        let processes = report["instances"][0]["processes"].as_array().unwrap();
+        processes.len() == 3
+            && processes.iter().all(|one| one["no_core"] == true)
+            && report["instances"][0]["versions"][0]
+                .as_str()
+                .is_some_and(|version| version.starts_with("QEMU "))
+    };
+    assert!(comes(|| whole(&host.audit())), "{}", host.audit());
+    let report = host.audit();
+    let of_a: Vec<_> =
+        report["findings"].as_array().unwrap().iter().filter(|one| one["instance"] == "a").collect();
+    assert!(of_a.is_empty(), "{of_a:?}");
+    let shown = &report["instances"][0];
+    let vm = &shown["processes"][0];
+    assert_eq!(vm["role"], "vm");
+    for field in ["seccomp", "no_new_privileges", "no_capabilities"] {
+        assert_eq!(vm[field], true, "{field} of {vm}");
+    }
+    assert_eq!(shown["sockets"], serde_json::json!(["tcp 127.0.0.1:18891", "tcp [::1]:18891"]));
 }
