@@ -6,7 +6,7 @@ use nix::sys::{
     resource::{Resource, setrlimit},
 };
 
-/// For this process, and by the limit for everything that it starts or becomes: core(5), RLIMIT_CORE. A limit of 0 alone still
+/// For this process, and by the limit for everything that it starts or becomes: core(5), `RLIMIT_CORE`. A limit of 0 alone still
 /// hands a core to a program that the kernel's `core_pattern` pipes to; one of a process that is not dumpable it does not.
 pub fn forbid() -> Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).context("forbid", "core dumps")?;

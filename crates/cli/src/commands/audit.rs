@@ -15,9 +15,9 @@ pub fn run(app: &App, json: bool) -> Result<ExitCode> {
     app.need_root()?;
     let report = audit::look(app, &Proc::default())?;
     if json {
-        app.ui.json(&report)?
+        app.ui.json(&report)?;
     } else {
-        app.ui.result(&text(&report))?
+        app.ui.result(&text(&report))?;
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Failed.exit_code()) })
 }

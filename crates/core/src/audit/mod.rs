@@ -150,6 +150,7 @@ pub enum Protocol {
 
 /// A process as /proc shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ProcessFacts {
     /// Which.
     pub role: Role,

@@ -1,4 +1,4 @@
-//! The text of `/proc/PID/status` and `/proc/PID/limits`: proc_pid_status(5), proc_pid_limits(5). Touches nothing.
+//! The text of `/proc/PID/status` and `/proc/PID/limits`: `proc_pid_status(5)`, `proc_pid_limits(5)`. Touches nothing.
 
 /// The value of a line.
 pub(super) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {

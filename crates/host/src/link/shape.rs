@@ -93,7 +93,7 @@ fn options(rate: u64) -> Vec<TcOption> {
     ]
 }
 
-/// `struct tc_tbf_qopt`: two of `struct tc_ratespec` (cell_log, linklayer, overhead, cell_align, mpu, rate), the second for a peak
+/// `struct tc_tbf_qopt`: two of `struct tc_ratespec` (`cell_log`, `linklayer`, `overhead`, `cell_align`, `mpu`, `rate`), the second for a peak
 /// rate that there is none of; then limit, buffer, mtu.
 fn parameters(rate: u32, queue: u32) -> Vec<u8> {
     let mut bytes = vec![0, TC_LINKLAYER_ETHERNET, 0, 0, 0, 0, 0, 0];

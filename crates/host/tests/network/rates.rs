@@ -9,7 +9,7 @@ use std::{
 
 use fireclaw_core::{
     id::MacAddr,
-    render::nft::{Egress, VmRules},
+    render::nft::{Egress, Options, VmRules},
     spec::NetworkSpec,
 };
 use fireclaw_host::{link::Netlink, network::Network, tap};
@@ -62,25 +62,26 @@ fn a_taps_rate_is_set_changed_and_lifted() {
 
 /// Sends so much from one end to the other, and gives the bytes a second.
 fn rate(from: &Namespace, to: &Namespace, address: [u8; 4], bytes: usize) -> u64 {
-    let listener = to.run(|| TcpListener::bind((std::net::Ipv4Addr::from(address), PORT)).unwrap());
+    let listener =
+        to.run(|| TcpListener::bind((std::net::Ipv4Addr::from(address), PORT)).expect("a free port"));
     let sender = from.run(|| {
         let target = SocketAddr::from((address, PORT));
         TcpStream::connect_timeout(&target, Duration::from_secs(5)).expect("a connection")
     });
-    let (mut receiver, _) = listener.accept().unwrap();
+    let (mut receiver, _) = listener.accept().expect("a connection");
     let begun = Instant::now();
     let sending = thread::spawn(move || {
         let mut sender = sender;
         let _ = sender.write_all(&vec![7; bytes]);
     });
     let (mut got, mut buffer) = (0, vec![0; 1 << 16]);
-    receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     while let Ok(length @ 1..) = receiver.read(&mut buffer) {
         got += length;
     }
     assert_eq!(got, bytes);
-    sending.join().unwrap();
-    u64::try_from(u128::from(got as u64) * 1_000_000 / begun.elapsed().as_micros()).unwrap()
+    sending.join().expect("no panic");
+    u64::try_from(u128::from(got as u64) * 1_000_000 / begun.elapsed().as_micros()).expect("a rate")
 }
 
 /// Both directions of a real TCP stack; 80 Mbit/s are 10 MB/s.
@@ -98,7 +99,7 @@ fn what_passes_keeps_to_the_rate_both_ways() {
         });
     };
     let rules = |rate| {
-        lab.host.run(|| guard_with(&[VmRules { rate, ..rules_of(&a, Egress::Public) }], &Default::default()))
+        lab.host.run(|| guard_with(&[VmRules { rate, ..rules_of(&a, Egress::Public) }], &Options::default()));
     };
     lab.host.run(|| {
         let mac = MacAddr::for_ip([172, 16, 0, 2].into());
