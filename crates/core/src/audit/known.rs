@@ -21,8 +21,8 @@ pub struct Problem {
 type Version = (u32, u32, u32);
 
 const PROBLEMS: [Problem; 6] = [
-    // aws.amazon.com/security/security-bulletins/2026-015-aws, GHSA-776c-mpj7-jm3r: 1.13.0 to 1.14.3 and 1.15.0, with
-    // `--enable-pci` only, which we do not give.
+    // aws.amazon.com/security/security-bulletins/2026-015-aws, GHSA-776c-mpj7-jm3r: 1.13.0 to 1.14.3 and 1.15.0, where
+    // PCI is enabled, which we do not do.
     Problem {
         program: Program::Firecracker,
         name: "CVE-2026-5747",
