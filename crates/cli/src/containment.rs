@@ -108,7 +108,9 @@ pub fn apply(app: &App, record: &InstanceRecord) -> Result<()> {
     let supervisor = app.supervisor_of(record);
     // Its next start is to find the keys where they now are.
     supervisor.install(&record.id, &ServiceSpec::of(record, &app.settings))?;
-    if app.host.network.has_firewall()? {
+    // Also where somebody flushed them while the VM runs.
+    let network = &app.host.network;
+    if network.has_firewall()? || network.links()?.contains(record.vm_tap.as_str()) {
         steps::reinstall_firewall(app)?;
     }
     let orders = Orders::of(&record.containment, &record.keys);

@@ -204,6 +204,7 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
             gateway: record.network.gateway.to_string(),
         }),
         containment: Some(containment::report(app, record)?),
+        rates: record.rates,
         row,
     })
 }

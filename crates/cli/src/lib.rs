@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod args;
+pub mod audit;
 pub mod clock;
 pub mod commands;
 pub mod containment;
@@ -13,6 +14,7 @@ pub mod fleet;
 pub mod gates;
 pub mod guest;
 pub mod proxy;
+pub mod rates;
 pub mod secrets;
 pub mod setup_checks;
 pub mod sidecar;
@@ -34,7 +36,8 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match commands::run(cli) {
+    // Every command reads records, and records hold secrets. The VMM and the services inherit the limit.
+    match fireclaw_host::cores::forbid().and_then(|()| commands::run(cli)) {
         Ok(code) => code,
         Err(error) => {
             ui::Ui::new(false, std::env::var_os("NO_COLOR").is_some()).error(&error);

@@ -42,6 +42,9 @@ pub fn raw_changes(flags: &ChangeFlags, env: &dyn Fn(&str) -> Option<String>) ->
         allow: flags.allow.clone(),
         key_mode: flags.keys,
         budget: flags.budget_requests_per_hour,
+        net_mbit: flags.net_mbit.clone(),
+        disk_iops: flags.disk_iops.clone(),
+        disk_mbyte: flags.disk_mbyte.clone(),
     })
 }
 

@@ -139,3 +139,35 @@ fn doctor_finds_units_that_are_gone_and_writes_them() {
     doctor::mend(&world.app, &[finding], &mut world.app.ui.progress()).unwrap();
     assert!(units(&world).ok);
 }
+
+/// `nft flush ruleset` by somebody else, or a list that was changed by hand: seen, and put back by `doctor --fix` as by `start`.
+#[test]
+fn rules_that_somebody_took_away_are_put_back() {
+    let world = world();
+    for id in ["one", "two"] {
+        run_setup(&world.app, id).unwrap();
+    }
+    let whole = world.network.state().firewall;
+    let look = || {
+        let findings = doctor::examine(&world.app, &[]);
+        findings.into_iter().find(|finding| finding.name == "firewall").unwrap()
+    };
+    // The fake supervisor attaches nothing: a VM's tap is what tells that rules are missed.
+    world.network.meddle(None);
+    assert!(look().ok, "{:?}", look());
+    world.network.occupy_link("tone2");
+    for meddled in [None, Some("table inet fireclaw {}")] {
+        for mend in [
+            &(|| doctor::mend(&world.app, &[look()], &mut world.app.ui.progress()).unwrap()) as &dyn Fn(),
+            &|| start(&world, "two"),
+        ] {
+            world.network.meddle(meddled);
+            let finding = look();
+            assert!(!finding.ok, "{finding:?}");
+            assert_eq!(finding.fix, doctor::Fix::Firewall);
+            mend();
+            assert!(look().ok, "{:?}", look());
+            assert_eq!(world.network.state().firewall, whole);
+        }
+    }
+}

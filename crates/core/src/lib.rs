@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alloc;
+pub mod audit;
 pub mod broker;
 pub mod egress;
 pub mod error;

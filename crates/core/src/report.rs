@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Serialize;
 
-use crate::sidecar::Usage;
+use crate::{sidecar::Usage, spec::Rates};
 
 /// How a unit or the guest's service is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -158,6 +158,8 @@ pub struct StatusReport {
     pub allocation: Option<AllocationReport>,
     /// What keeps the instance in, and what was used and refused.
     pub containment: Option<ContainmentReport>,
+    /// How fast it may use network and disk; null is without a limit.
+    pub rates: Rates,
 }
 
 /// Egress policy, where the keys are, and counters.
@@ -292,6 +294,7 @@ mod tests {
                     refused: Some(0),
                     usage: [("anthropic".into(), Usage { requests: 1, ..Usage::default() })].into(),
                 }),
+                rates: Rates { net_mbit: Some(100), ..Rates::default() },
             },
             steps: vec![StepTime { name: "save record".into(), ms: 3 }],
         };

@@ -3,6 +3,7 @@
 //!
 //! Only [`exec`] starts programs, only [`tap`] and the few places that say why use `unsafe`.
 
+pub mod cores;
 pub mod disk;
 pub mod download;
 pub mod embedded;
@@ -11,6 +12,7 @@ pub mod firecracker;
 pub mod fs;
 pub mod http;
 pub mod image;
+pub mod inspect;
 pub mod interrupt;
 pub mod keys;
 pub mod link;

@@ -1,6 +1,8 @@
 //! The firewall in force: our tables put in, taken out, looked for. Runs `nft`; the text comes from
 //! `fireclaw_core::render::nft`.
 
+mod rules;
+
 use std::{net::Ipv4Addr, time::Duration};
 
 use fireclaw_core::{
@@ -8,6 +10,7 @@ use fireclaw_core::{
     render::nft::{REFUSED, TABLE, removal},
     sidecar::Refusal,
 };
+pub use rules::{Rules, compare};
 use serde::Deserialize;
 use serde_json::Value;
 

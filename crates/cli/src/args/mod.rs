@@ -136,6 +136,8 @@ pub enum Command {
         #[allow(missing_docs)]
         output: Output,
     },
+    /// What an outsider could reach of all instances; exit code 0 when nothing is found, else 1
+    Audit(Json),
     /// Base images: kernel, initrd, root filesystem
     #[command(subcommand)]
     Image(ImageCommand),

@@ -65,6 +65,15 @@ pub struct ChangeFlags {
     /// The most requests an hour that the broker forwards; 0 for no limit
     #[arg(long, value_name = "N", help_heading = "Containment")]
     pub budget_requests_per_hour: Option<u32>,
+    /// Network, millions of bits a second each way; 0 or none lifts the limit
+    #[arg(long, value_name = "N", help_heading = "Rates, changed while it runs")]
+    pub net_mbit: Option<String>,
+    /// Reads and writes of the disk a second; 0 or none lifts the limit
+    #[arg(long, value_name = "N", help_heading = "Rates, changed while it runs")]
+    pub disk_iops: Option<String>,
+    /// Millions of bytes read and written a second; 0 or none lifts the limit
+    #[arg(long, value_name = "N", help_heading = "Rates, changed while it runs")]
+    pub disk_mbyte: Option<String>,
 }
 
 /// `--vmm`

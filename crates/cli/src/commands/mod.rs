@@ -1,5 +1,6 @@
 //! One file a command; this one dispatches. Every command takes its arguments and the [`App`] and returns an exit code.
 
+pub mod audit;
 pub mod clean;
 pub mod completion;
 pub mod destroy;
@@ -57,6 +58,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Doctor { fix, firecracker_from, output } => {
             doctor::run(&app(output.quiet)?, fix, firecracker_from.as_deref(), output)
         }
+        Command::Audit(json) => audit::run(&app(false)?, json.json),
         Command::Image(command) => done(image::run(command)),
         Command::Completion { shell } => done(completion::completion(Ui::new(false, true), shell)),
         Command::Man { dir } => done(completion::man(Ui::new(false, true), dir.as_deref())),

@@ -29,6 +29,7 @@ pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
             .hint(format!("`fireclaw destroy {id} --force` removes what is left")));
     }
     steps::attach(app, &record)?;
+    steps::limit_network(app, &record, vmm.kind())?;
     let launch = vmm.prepare(&spec)?;
     match handover::replace(&launch.cmd, &launch.keep)? {}
 }
@@ -71,6 +72,7 @@ fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool, start: Start) -> Resul
         vmm_log: paths.vmm_log,
         jail_dir: paths.jail_dir,
         kvm,
+        rates: record.rates,
         start,
     })
 }

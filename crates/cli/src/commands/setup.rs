@@ -8,7 +8,7 @@ use fireclaw_core::{
     plan::{Action, Direction, Plan, Step},
     report::{SetupReport, StepTime},
     spec::{
-        InstanceSpec, NetworkSpec, RawSetup, VmmKind, release::Source, request::check_bot_is_free,
+        InstanceSpec, NetworkSpec, Rates, RawSetup, VmmKind, release::Source, request::check_bot_is_free,
         vmm_choice::VmmChoice,
     },
     state::{Containment, Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
@@ -188,6 +188,7 @@ fn plan<'a>(
         network: app.settings.network.clone(),
         provisioned: false,
         containment: Containment::default(),
+        rates: Rates::default(),
         unknown: Vec::new(),
     };
     let record = containment::completed(spec.changes.apply(&fresh)?, spec.changes.key_mode().is_none())?;

@@ -3,6 +3,7 @@
 use fireclaw_core::{
     error::Result,
     report::{ContainmentReport, StatusReport},
+    spec::Rates,
 };
 
 use crate::{app::App, fleet};
@@ -46,6 +47,7 @@ pub fn text(report: &StatusReport) -> String {
             format!("{} of {} in use on the host", mib(disk.allocated_bytes), mib(disk.size_bytes)),
         ));
     }
+    lines.extend(rates(&report.rates).map(|text| ("rates", text)));
     if let Some(seconds) = report.uptime_s {
         lines.push(("uptime", format!("{}h {:02}m {:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60)));
     }
@@ -74,6 +76,17 @@ pub fn text(report: &StatusReport) -> String {
         text.push_str(&format!("  {name:<12} {}\n", path.display()));
     }
     text
+}
+
+/// What is limited, if anything.
+fn rates(rates: &Rates) -> Option<String> {
+    let all = [
+        rates.net_mbit.map(|rate| format!("network {rate} Mbit/s each way")),
+        rates.disk_iops.map(|rate| format!("disk {rate} operations/s")),
+        rates.disk_mbyte.map(|rate| format!("disk {rate} MB/s")),
+    ];
+    let limited: Vec<String> = all.into_iter().flatten().collect();
+    (!limited.is_empty()).then(|| limited.join(", "))
 }
 
 fn containment_lines(report: &ContainmentReport) -> Vec<(&'static str, String)> {

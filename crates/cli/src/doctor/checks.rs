@@ -5,12 +5,12 @@ use std::path::Path;
 use fireclaw_core::{error::Result, id::ImageName};
 use fireclaw_host::{
     disk::space,
-    nft::{self, Forwarding},
+    nft::{self, Forwarding, Rules},
     vmm::kvm,
 };
 
 use super::{Finding, Fix};
-use crate::{app::App, store::Found};
+use crate::{app::App, steps, store::Found};
 
 pub(super) fn root() -> Finding {
     if nix::unistd::geteuid().is_root() {
@@ -128,13 +128,35 @@ fn mend_forwarding(firewall: &Forwarding, bridge: &str) -> (String, String) {
 
 pub(super) fn firewall(app: &App) -> Finding {
     let look = || -> Result<Finding> {
-        if app.store().all()?.is_empty() {
+        let records = app.store().records()?;
+        if records.is_empty() {
             return Ok(Finding::good("firewall", "no instances, no rules"));
         }
-        if app.host.network.has_firewall()? {
-            return Ok(Finding::good("firewall", "fireclaw's tables are in force"));
-        }
-        Ok(Finding::bad("firewall", "there are instances and fireclaw's tables are gone", Fix::Firewall))
+        let rules = steps::rules(app)?;
+        let links = app.host.network.links()?;
+        let attached = records.iter().any(|record| links.contains(record.vm_tap.as_str()));
+        Ok(match rules {
+            Rules::InForce => {
+                Finding::good("firewall", "fireclaw's tables are in force, as the records demand")
+            }
+            // After a boot nothing has put them in yet, and nothing passes that they would judge.
+            Rules::Gone(_) if !attached => {
+                Finding::good("firewall", "no VM is attached; the next to start brings its rules")
+            }
+            Rules::Gone(tables) => Finding::bad(
+                "firewall",
+                format!("VMs are attached without their rules; gone: {}", tables.join(" and ")),
+                Fix::Firewall,
+            ),
+            Rules::Changed(parts) => Finding::bad(
+                "firewall",
+                format!("fireclaw's rules are not as the records demand: {}", parts.join(", ")),
+                Fix::Firewall,
+            ),
+            Rules::Unsure(why) => {
+                Finding::good("firewall", format!("fireclaw's tables are there; not compared: {why}"))
+            }
+        })
     };
     look().unwrap_or_else(|error| Finding::bad("firewall", error.one_line(), Fix::None)).advice()
 }

@@ -1,6 +1,7 @@
 //! What the proxy may do: enough open files, and no root.
 
 use fireclaw_core::error::{Context, Result};
+use fireclaw_host::cores;
 use nix::{
     sys::{
         prctl::set_no_new_privs,
@@ -34,5 +35,6 @@ pub(super) fn give_up_root(uid: u32, gid: u32) -> Result<()> {
     setgroups(&[]).context("give up", "the supplementary groups")?;
     setresgid(group, group, group).context("become", format!("group {gid}"))?;
     setresuid(user, user, user).context("become", format!("user {uid}"))?;
+    cores::forbid_again()?;
     set_no_new_privs().context("give up", "new privileges")
 }

@@ -7,7 +7,7 @@ mod record;
 mod services;
 
 pub use guest::guest_of;
-pub use network::{attach, reinstall_firewall};
+pub use network::{attach, limit_network, reinstall_firewall, rules};
 
 use std::path::PathBuf;
 

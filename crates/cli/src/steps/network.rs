@@ -7,10 +7,10 @@ use fireclaw_core::{
     error::Result,
     id::InstanceId,
     render::nft::{self, VmRules},
-    spec::NetworkSpec,
+    spec::{NetworkSpec, VmmKind},
     state::InstanceRecord,
 };
-use fireclaw_host::{lock, network::Port};
+use fireclaw_host::{lock, network::Port, nft::Rules};
 
 use super::Steps;
 use crate::{
@@ -81,6 +81,11 @@ pub fn join(app: &App, record: &InstanceRecord) -> Result<()> {
     app.host.network.install_firewall(&render(&records))
 }
 
+/// How what is in force stands to what the records demand.
+pub fn rules(app: &App) -> Result<Rules> {
+    app.host.network.rules(&render(&app.store().records()?))
+}
+
 /// The rules of all instances anew, after somebody flushed them.
 pub fn reinstall_firewall(app: &App) -> Result<()> {
     let _lock = hold(app)?;
@@ -98,6 +103,12 @@ pub fn attach(app: &App, record: &InstanceRecord) -> Result<()> {
         owner_uid: fireclaw_core::id::vmm_uid(record.vm_ip),
     };
     app.host.network.attach(&record.network, &port)
+}
+
+/// What goes to the VM. Firecracker keeps to the rate by itself; the tap may have been another VMM's before.
+pub fn limit_network(app: &App, record: &InstanceRecord, vmm: VmmKind) -> Result<()> {
+    let rate = record.rates.net_bytes().filter(|_| vmm == VmmKind::Qemu);
+    app.host.network.limit(&record.id, &record.vm_tap, rate)
 }
 
 /// The readable instances but one, and whether there are damaged ones.
@@ -128,6 +139,8 @@ fn render(records: &[InstanceRecord]) -> String {
                 .containment
                 .needs_sidecar()
                 .then(|| nft::Sidecar::of(record.host_port, &record.containment.egress)),
+            // Firecracker keeps to it by itself.
+            rate: record.rates.net_bytes().filter(|_| record.vmm == VmmKind::Qemu),
         };
         match networks.iter_mut().find(|(network, _)| *network == record.network) {
             Some((_, vms)) => vms.push(rules),

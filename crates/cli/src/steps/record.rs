@@ -4,7 +4,7 @@ use fireclaw_core::{error::Result, render::scripts};
 use fireclaw_host::fs;
 
 use super::Steps;
-use crate::containment;
+use crate::{containment, rates};
 
 impl Steps<'_> {
     pub(super) fn save_record(&mut self) -> Result<()> {
@@ -58,11 +58,16 @@ impl Steps<'_> {
     pub(super) fn commit_settings(&mut self) -> Result<()> {
         self.app.store().commit_staged(&self.id)?;
         // After a crash nobody knows what was in force: then it is put into force again.
-        let mut live = self.changed.is_none();
-        if let Some(changed) = self.changed.take() {
-            let before = self.record.replace(changed.clone());
-            live = before.is_none_or(|it| (it.containment, it.keys) != (changed.containment, changed.keys));
+        let (mut contained, mut rated) = (true, true);
+        if let Some(changed) = self.changed.take()
+            && let Some(before) = self.record.replace(changed.clone())
+        {
+            rated = before.rates != changed.rates;
+            contained = (before.containment, before.keys) != (changed.containment, changed.keys);
         }
-        if live { containment::apply(self.app, self.known()?) } else { Ok(()) }
+        if contained {
+            containment::apply(self.app, self.known()?)?;
+        }
+        if rated { rates::apply(self.app, self.known()?) } else { Ok(()) }
     }
 }

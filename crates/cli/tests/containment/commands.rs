@@ -213,6 +213,67 @@ fn keys_change_live_and_lie_in_one_file() {
     assert_eq!(status["containment"]["providers"], serde_json::json!(["openai"]));
 }
 
+/// A foreign `nft flush ruleset` under a running instance, and a rule that somebody added: `doctor` names both; a change of the
+/// policy puts the rules back too.
+#[test]
+fn what_was_done_to_the_rules_is_seen_and_put_back() {
+    let world = Installed::new();
+    let firewall = || {
+        let said: Value = serde_json::from_str(&world.run(&["doctor", "--json"]).text()).unwrap();
+        let checks = said["checks"].as_array().unwrap().clone();
+        let check = checks.into_iter().find(|check| check["name"] == "firewall").unwrap();
+        (check["ok"].as_bool().unwrap(), check["detail"].as_str().unwrap().to_owned())
+    };
+    let nft = |args: &str| world.stage.lab.host.run(|| crate::lab::run(&format!("nft {args}")));
+    world.ok(&["egress", "a", "set", "public"]);
+    assert_eq!(firewall(), (true, "fireclaw's tables are in force, as the records demand".into()));
+    nft("insert rule inet fireclaw from_vm accept");
+    let said = firewall();
+    assert!(!said.0 && said.1.ends_with("demand: inet chain from_vm"), "{said:?}");
+    nft("flush ruleset");
+    let said = firewall();
+    assert!(!said.0 && said.1.ends_with("gone: inet fireclaw and bridge fireclaw"), "{said:?}");
+    world.ok(&["egress", "a", "set", "none"]);
+    assert!(firewall().0);
+    // Without its VM nothing is missed.
+    nft("flush ruleset");
+    world.stage.lab.host.run(|| crate::lab::ip("link del ta2"));
+    assert!(firewall().0, "{:?}", firewall());
+}
+
+/// The real program on a real proxy, as the embedded supervisor would have started it.
+#[test]
+fn an_audit_sees_the_proxy_as_it_is() {
+    let mut world = Installed::new();
+    for (path, mode) in [
+        ("state", 0o700),
+        ("fc", 0o700),
+        ("state/.vm-a", 0o700),
+        ("fc/a", 0o700),
+        ("state/.vm-a/.env", 0o600),
+    ] {
+        std::fs::set_permissions(world.path(path), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    world.ok(&["egress", "a", "set", "allow", "--allow", "good.example"]);
+    world.serve();
+    let output = world.run(&["audit", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.code(), i32::from(report["ok"] == false), "{report}");
+    let of_a: Vec<&Value> =
+        report["findings"].as_array().unwrap().iter().filter(|it| it["instance"] == "a").collect();
+    assert!(of_a.is_empty(), "{of_a:?}");
+    // What a person opened is found by the next look.
+    std::fs::set_permissions(world.path("state/.vm-a/.env"), PermissionsExt::from_mode(0o644)).unwrap();
+    world.stage.lab.host.run(|| crate::lab::run("nft flush ruleset"));
+    let output = world.run(&["audit"]);
+    assert_eq!(output.code(), 1);
+    let said = output.text();
+    assert!(
+        said.contains(".env has mode 0644 and should have 0600") && said.contains("run without their rules"),
+        "{said}"
+    );
+}
+
 /// Figures of one real sidecar: `cargo nextest run --run-ignored all --no-capture -E 'test(figures)'`.
 #[test]
 #[ignore = "figures, not a check"]

@@ -7,6 +7,7 @@
 mod attacks;
 mod client;
 mod commands;
+mod cores;
 #[allow(dead_code, reason = "shared with the tests of the network")]
 #[path = "../../../host/tests/network/frame.rs"]
 mod frame;
@@ -17,5 +18,8 @@ mod keys;
 #[allow(dead_code, reason = "shared with the tests of the network")]
 #[path = "../../../host/tests/network/lab.rs"]
 mod lab;
+#[allow(dead_code, reason = "shared with the tests of QEMU")]
+#[path = "../../../host/tests/qemu/guest.rs"]
+mod machine;
 mod names;
 mod stage;

@@ -258,6 +258,7 @@ impl Stage {
             resolvers: vec![RESOLVER.into()],
             egress,
             sidecar: Some(sidecar),
+            rate: None,
         };
         let other = self::policy(&["nothing.example"]);
         let vms = vec![

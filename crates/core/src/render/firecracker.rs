@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     error::{Context, Result},
     id::{InstanceId, MacAddr, TapName},
+    spec::Rates,
 };
 
 /// What lies in the root of a jail under which name. Firecracker sees these with a leading `/`.
@@ -43,6 +44,8 @@ pub struct MachineArgs<'a> {
     pub tap: &'a TapName,
     /// The card's address.
     pub mac: MacAddr,
+    /// How fast it may use network and disk.
+    pub rates: Rates,
 }
 
 #[derive(Serialize)]
@@ -74,6 +77,8 @@ struct Drive {
     is_read_only: bool,
     cache_type: &'static str,
     io_engine: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limiter: Option<Limiter>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +94,10 @@ struct NetworkInterface {
     iface_id: &'static str,
     host_dev_name: String,
     guest_mac: MacAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_rate_limiter: Option<Limiter>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_rate_limiter: Option<Limiter>,
 }
 
 #[derive(Serialize)]
@@ -96,6 +105,92 @@ struct Logger {
     level: &'static str,
     show_level: bool,
     show_log_origin: bool,
+}
+
+/// Buckets of bytes and of operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Limiter {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<Bucket>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ops: Option<Bucket>,
+}
+
+/// `size` tokens that come back within `refill_time` milliseconds. A size of 0 is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Bucket {
+    size: u64,
+    refill_time: u64,
+}
+
+/// A second: a larger packet or request than the bucket holds makes Firecracker complain in its log, each time.
+const REFILL: u64 = 1000;
+
+impl Bucket {
+    const fn of(size: u64) -> Self {
+        Self { size, refill_time: if size == 0 { 0 } else { REFILL } }
+    }
+}
+
+impl Limiter {
+    /// As the machine is configured with: what has no limit has no bucket.
+    fn at_start(bytes: Option<u64>, ops: Option<u64>) -> Option<Self> {
+        let limiter = Self { bandwidth: bytes.map(Bucket::of), ops: ops.map(Bucket::of) };
+        (bytes.is_some() || ops.is_some()).then_some(limiter)
+    }
+
+    /// As a running machine is told: a bucket that is left out stays as it is, so what has no limit is said.
+    fn live(bytes: Option<u64>, ops: Option<u64>) -> Self {
+        let bucket = |size: Option<u64>| Some(Bucket::of(size.unwrap_or(0)));
+        Self { bandwidth: bucket(bytes), ops: bucket(ops) }
+    }
+}
+
+/// The id of the root disk.
+const DISK: &str = "disk";
+/// The id of the card.
+const CARD: &str = "eth0";
+
+/// What a running machine is sent by `PATCH` to change its rates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum RateChange {
+    /// The root disk's.
+    Drive {
+        /// Which.
+        drive_id: &'static str,
+        #[allow(missing_docs, private_interfaces)]
+        rate_limiter: Limiter,
+    },
+    /// The card's.
+    Card {
+        /// Which.
+        iface_id: &'static str,
+        #[allow(missing_docs, private_interfaces)]
+        rx_rate_limiter: Limiter,
+        #[allow(missing_docs, private_interfaces)]
+        tx_rate_limiter: Limiter,
+    },
+}
+
+impl RateChange {
+    /// All that a VM's rates ask for.
+    pub fn all(rates: &Rates) -> [Self; 2] {
+        let disk = Limiter::live(rates.disk_bytes(), rates.disk_iops.map(u64::from));
+        let card = Limiter::live(rates.net_bytes(), None);
+        [
+            Self::Drive { drive_id: DISK, rate_limiter: disk },
+            Self::Card { iface_id: CARD, rx_rate_limiter: card, tx_rate_limiter: card },
+        ]
+    }
+
+    /// Where it is sent.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Drive { drive_id, .. } => format!("/drives/{drive_id}"),
+            Self::Card { iface_id, .. } => format!("/network-interfaces/{iface_id}"),
+        }
+    }
 }
 
 /// An entropy device with no limit.
@@ -112,7 +207,13 @@ pub fn machine_config(vm: &MachineArgs<'_>) -> Result<String> {
             // again: that is a reboot.
             boot_args: format!("{} console=ttyS0 reboot=k panic=1", vm.cmdline).trim_start().to_owned(),
         },
-        drives: [drive("disk", jail_file::DISK, false), drive("seed", jail_file::SEED, true)],
+        drives: [
+            Drive {
+                rate_limiter: Limiter::at_start(vm.rates.disk_bytes(), vm.rates.disk_iops.map(u64::from)),
+                ..drive(DISK, jail_file::DISK, false)
+            },
+            drive("seed", jail_file::SEED, true),
+        ],
         machine_config: MachineConfig {
             vcpu_count: vm.vcpu,
             mem_size_mib: vm.mem_mib,
@@ -120,9 +221,11 @@ pub fn machine_config(vm: &MachineArgs<'_>) -> Result<String> {
             track_dirty_pages: false,
         },
         network_interfaces: [NetworkInterface {
-            iface_id: "eth0",
+            iface_id: CARD,
             host_dev_name: vm.tap.to_string(),
             guest_mac: vm.mac,
+            rx_rate_limiter: Limiter::at_start(vm.rates.net_bytes(), None),
+            tx_rate_limiter: Limiter::at_start(vm.rates.net_bytes(), None),
         }],
         // A guest can make Firecracker log without end. Without a file of its own the log goes to standard output, with
         // the console, and what bounds the one bounds the other.
@@ -145,6 +248,7 @@ fn drive(id: &'static str, file: &str, read_only: bool) -> Drive {
         is_read_only: read_only,
         cache_type: "Writeback",
         io_engine: "Sync",
+        rate_limiter: None,
     }
 }
 
@@ -224,6 +328,7 @@ mod tests {
             mem_mib: 2048,
             tap: &tap,
             mac: MacAddr::for_ip(Ipv4Addr::new(172, 16, 0, 2)),
+            rates: Rates::default(),
         };
         change(&mut vm);
         machine_config(&vm).unwrap()
@@ -243,6 +348,30 @@ mod tests {
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(read["boot-source"].get("initrd_path"), None);
         assert_eq!(read["boot-source"]["boot_args"], "init=\"/a \\ b\" console=ttyS0 reboot=k panic=1");
+    }
+
+    const RATES: Rates = Rates { net_mbit: Some(50), disk_iops: Some(1000), disk_mbyte: Some(20) };
+
+    #[test]
+    fn a_machine_with_rates() {
+        insta::assert_snapshot!(machine(|vm| vm.rates = RATES));
+        let one = machine(|vm| vm.rates = Rates { disk_iops: Some(100), ..Rates::default() });
+        let read: serde_json::Value = serde_json::from_str(&one).unwrap();
+        assert_eq!(
+            read["drives"][0]["rate_limiter"],
+            serde_json::json!({ "ops": { "size": 100, "refill_time": 1000 } })
+        );
+        assert!(!one.contains("rx_rate_limiter"));
+    }
+
+    #[test]
+    fn rates_of_a_running_machine_are_set_and_lifted() {
+        let text = |rates: &Rates| {
+            let line =
+                |change: RateChange| format!("{} {}", change.path(), serde_json::to_string(&change).unwrap());
+            RateChange::all(rates).map(line).join("\n")
+        };
+        insta::assert_snapshot!(format!("{}\n{}", text(&RATES), text(&Rates::default())));
     }
 
     fn jailer(id: &str, new_pid_ns: bool) -> Vec<String> {

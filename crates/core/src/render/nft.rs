@@ -18,6 +18,9 @@
 //! chains drop by default (Docker, ufw, firewalld) needs an accept rule over there. `output` is not filtered: the host
 //! reaches its VMs, and the answers come in as replies.
 //!
+//! What a VM sends beyond its rate is dropped in the bridge table, before anything else looks at it. What goes to it is held by its
+//! tap, which is not the firewall's.
+//!
 //! The text loads with nft 0.9.8 and later, and needs none of `meta ibrname`, `reject` in the bridge family and
 //! conntrack on bridges, which kernels may lack. It holds with and without `br_netfilter`.
 
@@ -45,6 +48,10 @@ pub const TABLE: &str = "fireclaw";
 /// The set of `inet fireclaw` that holds what was refused: VM, destination, protocol, port, and how often.
 pub const REFUSED: &str = "refused";
 
+/// Bounds of what a VM may send at once beyond its rate, in bytes.
+const LEAST_BURST: u64 = 128 << 10;
+const MOST_BURST: u64 = 1 << 30;
+
 /// Remembers a packet that is going to be refused. ICMP and the like are only counted by their rule.
 const NOTE: &str =
     "meta l4proto { tcp, udp } update @refused { ip saddr . ip daddr . meta l4proto . th dport counter }";
@@ -64,6 +71,8 @@ pub struct VmRules {
     pub egress: Egress,
     /// The sidecar that it may talk to, where there is one.
     pub sidecar: Option<Sidecar>,
+    /// The bytes a second that it may send, where its VMM does not keep to that itself.
+    pub rate: Option<u64>,
 }
 
 /// A VM's sidecar on the host: the key broker at its own address, and the other end of what is turned to it.
@@ -300,6 +309,21 @@ fn bridge_table(text: &mut String, vms: &[&VmRules]) {
     let cards = vms.iter().map(|vm| format!("{} . {} . {}", quoted(&vm.tap), vm.mac, vm.ip));
     set(text, "cards", "ifname . ether_addr . ipv4_addr", cards);
 
+    // What a VM sends beyond its rate is lost, as on a slow line. A burst of a quarter of a second passes, and never less than
+    // two of the largest packets that the kernel has not cut yet.
+    let limits: Vec<String> = vms
+        .iter()
+        .filter_map(|vm| Some((vm, vm.rate?)))
+        .map(|(vm, rate)| {
+            let burst = (rate / 4).clamp(LEAST_BURST, MOST_BURST);
+            format!(
+                "iifname {} limit rate over {rate} bytes/second burst {burst} bytes counter drop",
+                quoted(&vm.tap)
+            )
+        })
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
     let guarded = ["iifname @taps goto from_tap"];
     chain(text, "prerouting", Some("filter hook prerouting priority filter"), &guarded);
     chain(text, "input", Some("filter hook input priority filter"), &guarded);
@@ -309,11 +333,13 @@ fn bridge_table(text: &mut String, vms: &[&VmRules]) {
         Some("filter hook forward priority filter"),
         &["iifname @taps counter drop", "oifname @taps counter drop"],
     );
+    chain(text, "rates", None, &limits.iter().map(String::as_str).collect::<Vec<_>>());
     chain(
         text,
         "from_tap",
         None,
         &[
+            "jump rates",
             "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop",
             // The kernel takes a VLAN tag out of the frame before this hook, and a match on the protocol alone would
             // see the packet inside; the type in the frame's own header is the tag's.
@@ -390,6 +416,7 @@ mod tests {
             resolvers: vec![Ipv4Addr::new(10, 0, 0, 53), Ipv4Addr::new(1, 1, 1, 1)],
             egress,
             sidecar: None,
+            rate: None,
         }
     }
 
@@ -410,7 +437,11 @@ mod tests {
                 &["anthropic", "db.example:5432", "10.1.0.0/16:22", "10.1.2.0/24:22"],
             ),
             named("tb3", [172, 16, 0, 3], 18892, &["*.example.com"]),
-            VmRules { sidecar: Some(broker), ..vm("tc4", [172, 16, 0, 4], Egress::Public) },
+            VmRules {
+                sidecar: Some(broker),
+                rate: Some(12_500_000),
+                ..vm("tc4", [172, 16, 0, 4], Egress::Public)
+            },
         ];
         insta::assert_snapshot!(ruleset(&[(NetworkSpec::default(), vms)], &Options::default()));
     }

@@ -4,9 +4,11 @@
 //! Written for QEMU 7.2 (Debian 12) and later. The machine is `microvm` on `x86_64`: virtio-mmio devices that the guest
 //! finds by ACPI, a serial port, no PCI. `aarch64` has no `microvm`; its `virt` takes the same devices.
 
+use serde::Serialize;
+
 use crate::{
     id::{InstanceId, MacAddr},
-    spec::Arch,
+    spec::{Arch, Rates},
 };
 
 /// Descriptors by number, as QEMU inherits them.
@@ -45,6 +47,8 @@ pub struct QemuArgs<'a> {
     pub mac: MacAddr,
     /// How fast the processor's time stamp counter runs, in kHz: what an emulated `x86_64` guest must be told.
     pub tsc_khz: Option<u64>,
+    /// How fast it may use its disk. The network has no limiter in QEMU.
+    pub rates: Rates,
     /// The open descriptors.
     pub fds: Fds,
 }
@@ -92,14 +96,15 @@ pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
 }
 
 fn machine(vm: &QemuArgs<'_>, args: &mut Args) {
+    // The guest's memory is left out of a core of QEMU, should there ever be one.
     match vm.arch {
         // Without option ROMs the small boot firmware (qboot) hands over to the kernel directly. ACPI carries the devices,
         // the power button, power-off and reset. PIT and PIC stay on: without KVM a kernel does not boot without them.
         Arch::X86_64 => args.option(
             "-M",
-            "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on,pit=on,pic=on,pcie=off,usb=off",
+            "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on,pit=on,pic=on,pcie=off,usb=off,dump-guest-core=off",
         ),
-        Arch::Aarch64 => args.option("-M", "virt,gic-version=max,acpi=off"),
+        Arch::Aarch64 => args.option("-M", "virt,gic-version=max,acpi=off,dump-guest-core=off"),
     };
     if vm.kvm {
         args.option("-accel", "kvm").option("-cpu", "host");
@@ -146,6 +151,24 @@ fn cmdline(vm: &QemuArgs<'_>) -> String {
     format!("{} console={console} panic=1{clock}", vm.cmdline).trim_start().to_owned()
 }
 
+/// The object that limits the root disk.
+pub const DISK_LIMITS: &str = "disk-limits";
+
+/// The `limits` of that object; 0 is no limit. Others of its fields are left as they are, which is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DiskLimits {
+    iops_total: u32,
+    bps_total: u64,
+}
+
+impl DiskLimits {
+    /// What a VM's rates make of it.
+    pub fn of(rates: &Rates) -> Self {
+        Self { iops_total: rates.disk_iops.unwrap_or(0), bps_total: rates.disk_bytes().unwrap_or(0) }
+    }
+}
+
 fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
     // Written through the host's page cache; a flush of the guest is an fdatasync, which is what keeps its databases
     // whole. Discards of the guest punch holes, so the file stays sparse. The lock stops a second QEMU on one disk.
@@ -158,7 +181,24 @@ fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
              file.discard=unmap,file.cache.direct=off,file.cache.no-flush=off"
         ),
     );
-    args.option("-device", format!("virtio-blk-device,drive=disk,serial=disk,{}", bus(vm, 0)));
+    // The limits are an object, so that they can be changed while the guest runs, also from and to none.
+    let limits = DiskLimits::of(&vm.rates);
+    // Without JSON QEMU takes each limit under a name that it calls unstable only.
+    args.option(
+        "-object",
+        format!(
+            r#"{{"qom-type":"throttle-group","id":"{DISK_LIMITS}","limits":{{"iops-total":{},"bps-total":{}}}}}"#,
+            limits.iops_total, limits.bps_total
+        ),
+    );
+    args.option(
+        "-blockdev",
+        format!(
+            "driver=throttle,node-name=limited,throttle-group={DISK_LIMITS},file=disk,\
+             discard=unmap,cache.direct=off,cache.no-flush=off"
+        ),
+    );
+    args.option("-device", format!("virtio-blk-device,drive=limited,serial=disk,{}", bus(vm, 0)));
     args.option("-add-fd", format!("fd={},set={SEED_SET},opaque=seed", vm.fds.seed));
     args.option(
         "-blockdev",
@@ -213,6 +253,7 @@ mod tests {
             cmdline: "root=/dev/vda rw quiet",
             mac: MacAddr::for_ip(Ipv4Addr::new(172, 16, 0, 2)),
             tsc_khz: Some(2_600_000),
+            rates: Rates::default(),
             fds: Fds { kernel: 3, initrd: Some(4), disk: 5, seed: 6, tap: 7, qmp: 8 },
         };
         change(&mut vm);
@@ -228,6 +269,15 @@ mod tests {
     #[test]
     fn with_kvm() {
         insta::assert_snapshot!(rendered(|vm| vm.kvm = true));
+    }
+
+    #[test]
+    fn with_rates() {
+        let text = rendered(|vm| {
+            vm.rates = Rates { net_mbit: Some(1), disk_iops: Some(500), disk_mbyte: Some(20) };
+        });
+        let wanted = r#"-object {"qom-type":"throttle-group","id":"disk-limits","limits":{"iops-total":500,"bps-total":20000000}}"#;
+        assert!(text.contains(wanted), "{text}");
     }
 
     #[test]
@@ -257,6 +307,7 @@ mod tests {
             cmdline: "root=/dev/vda init=/x,y -kernel \"z\"",
             mac: MacAddr::for_ip(Ipv4Addr::LOCALHOST),
             tsc_khz: None,
+            rates: Rates::default(),
             fds: Fds { kernel: 3, initrd: None, disk: 5, seed: 6, tap: 7, qmp: 8 },
         };
         let args = argv(&vm);

@@ -2,6 +2,7 @@
 
 pub mod limits;
 pub mod network;
+pub mod rates;
 pub mod release;
 pub mod request;
 pub mod services;
@@ -11,6 +12,7 @@ pub mod vmm_choice;
 
 pub use limits::{Bound, Limits};
 pub use network::NetworkSpec;
+pub use rates::Rates;
 pub use request::{Changes, InstanceSpec, RawChanges, RawSetup};
 pub use services::ServiceSpec;
 pub use settings::{Origin, Settings};

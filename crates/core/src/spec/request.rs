@@ -2,7 +2,11 @@
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
-use super::{DiskSize, EgressMode, KeyMode, Runtime, Settings, SupervisorKind, VmmKind, value};
+use super::{
+    DiskSize, EgressMode, KeyMode, Runtime, Settings, SupervisorKind, VmmKind,
+    rates::{self, RateFlag},
+    value,
+};
 use crate::{
     broker::Provider,
     egress::EgressPolicy,
@@ -42,6 +46,12 @@ pub struct RawChanges {
     pub key_mode: Option<KeyMode>,
     /// `--budget-requests-per-hour`; 0 is without end.
     pub budget: Option<u32>,
+    /// `--net-mbit`
+    pub net_mbit: Option<String>,
+    /// `--disk-iops`
+    pub disk_iops: Option<String>,
+    /// `--disk-mbyte`
+    pub disk_mbyte: Option<String>,
 }
 
 /// The same, checked.
@@ -59,6 +69,8 @@ pub struct Changes {
     allow: Vec<String>,
     key_mode: Option<KeyMode>,
     budget: Option<u32>,
+    #[allow(clippy::option_option, reason = "not said, lifted, and a rate are three things")]
+    rates: [Option<Option<u32>>; 3],
 }
 
 impl RawChanges {
@@ -67,6 +79,8 @@ impl RawChanges {
         let key = |flag: &str, text: &Option<String>| {
             text.as_deref().map(|text| value::api_key(flag, text)).transpose()
         };
+        let rate =
+            |flag: RateFlag, text: &Option<String>| text.as_deref().map(|text| flag.parse(text)).transpose();
         EgressPolicy::default().changed(self.egress, &self.allow)?;
         Ok(Changes {
             telegram_token: match self.telegram_token.as_deref() {
@@ -88,6 +102,11 @@ impl RawChanges {
             allow: self.allow.clone(),
             key_mode: self.key_mode,
             budget: self.budget,
+            rates: [
+                rate(rates::NET_MBIT, &self.net_mbit)?,
+                rate(rates::DISK_IOPS, &self.disk_iops)?,
+                rate(rates::DISK_MBYTE, &self.disk_mbyte)?,
+            ],
         })
     }
 }
@@ -140,6 +159,11 @@ impl Changes {
         new.containment.keys = self.key_mode.unwrap_or(record.containment.keys);
         if let Some(budget) = self.budget {
             new.containment.budget = (budget > 0).then_some(budget);
+        }
+        let rates = &mut new.rates;
+        let mine = [&mut rates.net_mbit, &mut rates.disk_iops, &mut rates.disk_mbyte];
+        for (mine, said) in mine.into_iter().zip(self.rates) {
+            *mine = said.unwrap_or(*mine);
         }
         if self.key_mode == Some(KeyMode::Broker) && Provider::of_model(&new.model).is_none() {
             return Err(Error::refused(
@@ -377,6 +401,9 @@ mod tests {
             ("--dns", |raw| raw.dns = Some("example.com".into())),
             ("--model", |raw| raw.changes.model = Some("a/b\nc".into())),
             ("--image", |raw| raw.image = Some("../x".into())),
+            ("--net-mbit", |raw| raw.changes.net_mbit = Some("fast".into())),
+            ("--disk-iops", |raw| raw.changes.disk_iops = Some("1".into())),
+            ("--disk-mbyte", |raw| raw.changes.disk_mbyte = Some("-5".into())),
         ];
         for (flag, spoil) in cases {
             let mut raw = raw();

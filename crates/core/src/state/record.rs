@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     id::{InstanceId, MacAddr, TapName},
     secret::Secret,
-    spec::{DiskSize, KeyMode, NetworkSpec, Runtime, SupervisorKind, VmmKind, value},
+    spec::{DiskSize, KeyMode, NetworkSpec, Rates, Runtime, SupervisorKind, VmmKind, value},
 };
 
 /// The keys of model providers.
@@ -94,6 +94,8 @@ pub struct InstanceRecord {
     pub provisioned: bool,
     /// Egress policy, where keys are.
     pub containment: Containment,
+    /// How fast it may use network and disk.
+    pub rates: Rates,
     /// Keys of other versions, kept on rewrite.
     pub unknown: Vec<(String, String)>,
 }
@@ -118,6 +120,7 @@ impl InstanceRecord {
             _ => defaults.clone(),
         };
         let containment = Containment::take(&mut lines)?;
+        let rates = Rates::take(&mut lines)?;
         let mut fields = Fields { what, lines: &mut lines };
         let id: InstanceId = fields.parsed("INSTANCE_ID")?;
         let vm_ip = fields.parsed("VM_IP")?;
@@ -169,6 +172,7 @@ impl InstanceRecord {
                 || format != Format::PlainV2,
             network,
             containment,
+            rates,
             id,
             unknown: lines.rest(),
         })
@@ -211,6 +215,7 @@ impl InstanceRecord {
         lines.push("SUBNET_CIDR", self.network.subnet.to_string());
         lines.push("PROVISIONED", self.provisioned.to_string());
         self.containment.push(&mut lines);
+        self.rates.push(&mut lines);
         for (name, text) in &self.unknown {
             lines.push(name, text);
         }

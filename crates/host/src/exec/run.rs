@@ -2,7 +2,10 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    os::unix::process::CommandExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -12,6 +15,7 @@ use std::{
 
 use fireclaw_core::error::{Kind, Result};
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
@@ -67,10 +71,12 @@ impl Exec for SystemExec {
         self.interrupt.check()?;
         let mut child = self.spawn(&mut cmd)?;
         let (sender, receiver) = channel();
-        read_lines(child.stdout.take(), Stream::Stdout, &sender);
-        read_lines(child.stderr.take(), Stream::Stderr, &sender);
+        let readers = [
+            read_lines(child.stdout.take(), Stream::Stdout, &sender),
+            read_lines(child.stderr.take(), Stream::Stderr, &sender),
+        ];
         drop(sender);
-        let collected = self.collect(&cmd, &mut child, &receiver, on_line);
+        let collected = self.collect(&cmd, &mut child, &receiver, &readers, on_line);
         if collected.is_err() {
             end(&mut child);
         }
@@ -128,6 +134,7 @@ impl SystemExec {
         cmd: &Cmd,
         child: &mut Child,
         receiver: &Receiver<(Stream, Vec<u8>)>,
+        readers: &[Option<Reader>],
         on_line: &mut dyn FnMut(Stream, &str),
     ) -> Result<Output> {
         let begun = Instant::now();
@@ -137,6 +144,7 @@ impl SystemExec {
         loop {
             match receiver.recv_timeout(TICK) {
                 Ok((stream, line)) => {
+                    trailing_since = None;
                     let text = String::from_utf8_lossy(&line);
                     on_line(stream, text.trim_end_matches(['\r', '\n']));
                     if cmd.stop_after.as_ref().is_some_and(|end| text.contains(end.as_str())) {
@@ -163,7 +171,7 @@ impl SystemExec {
             }
             if let Some(status) = status {
                 let since = *trailing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > TRAIL {
+                if since.elapsed() > TRAIL && !readers.iter().flatten().any(Reader::is_behind) {
                     return Ok(Output { status, stdout, stderr });
                 }
             }
@@ -171,10 +179,33 @@ impl SystemExec {
     }
 }
 
-fn read_lines(pipe: Option<impl Read + Send + 'static>, stream: Stream, sender: &Sender<(Stream, Vec<u8>)>) {
-    let Some(pipe) = pipe else { return };
+/// Who reads one of a child's streams.
+struct Reader {
+    thread: thread::JoinHandle<()>,
+    pipe: Option<OwnedFd>,
+}
+
+impl Reader {
+    /// Whether there is more for it to take, be it only the end: on a busy machine it may not have run since.
+    fn is_behind(&self) -> bool {
+        if self.thread.is_finished() {
+            return false;
+        }
+        let Some(pipe) = &self.pipe else { return false };
+        let mut waiting = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        poll(&mut waiting, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+fn read_lines(
+    pipe: Option<impl Read + AsFd + Send + 'static>,
+    stream: Stream,
+    sender: &Sender<(Stream, Vec<u8>)>,
+) -> Option<Reader> {
+    let pipe = pipe?;
+    let seen = pipe.as_fd().try_clone_to_owned().ok();
     let sender = sender.clone();
-    thread::spawn(move || {
+    let thread = thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         loop {
             let mut line = Vec::new();
@@ -189,6 +220,7 @@ fn read_lines(pipe: Option<impl Read + Send + 'static>, stream: Stream, sender: 
             }
         }
     });
+    Some(Reader { thread, pipe: seen })
 }
 
 /// SIGTERM to a child and its group.
@@ -268,6 +300,18 @@ mod tests {
         let error = exec().run(cmd).unwrap_err();
         assert!(error.one_line().contains("not done within"), "{}", error.one_line());
         assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+
+    /// Whoever takes the lines may be slower than the child, which has long ended then.
+    #[test]
+    fn what_a_child_said_before_its_end_is_not_cut_off() {
+        let mut lines = 0;
+        let mut slowly = |_: Stream, _: &str| {
+            lines += 1;
+            crate::wait::pause_for(Duration::from_millis(2));
+        };
+        let output = exec().stream(Cmd::new("seq").arg("400"), &mut slowly).unwrap();
+        assert_eq!((lines, output.text().lines().count()), (400, 400));
     }
 
     #[test]

@@ -5,7 +5,11 @@ use std::{
     time::Duration,
 };
 
-use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_core::{
+    error::{Context, Error, Result},
+    render::firecracker::RateChange,
+    spec::Rates,
+};
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -95,6 +99,14 @@ impl Api {
         self.call(&Method::PATCH, "/vm", Some(&json!({ "state": name }))).map(drop)
     }
 
+    /// Changes how fast the root disk and the card may be used: `PATCH /drives/ID`, `PATCH /network-interfaces/ID`.
+    pub fn set_rates(&self, rates: &Rates) -> Result<()> {
+        RateChange::all(rates).iter().try_for_each(|change| {
+            let body = serde_json::to_value(change).context("render", "rates")?;
+            self.call(&Method::PATCH, &change.path(), Some(&body)).map(drop)
+        })
+    }
+
     /// Writes a full snapshot of a paused VM: `PUT /snapshot/create`. Takes as long as writing its memory does, so the
     /// client's deadline has to be chosen for that.
     pub fn create_snapshot(&self, to: &Snapshot<'_>) -> Result<()> {
@@ -172,6 +184,48 @@ mod tests {
         });
         let result = ask(&Api::new(&path, Duration::from_secs(10)));
         (thread.join().unwrap(), result)
+    }
+
+    /// A server that answers so many requests with 204 and gives what it saw.
+    fn patched(times: usize, ask: impl FnOnce(&Api) -> Result<()>) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let thread = thread::spawn(move || {
+            (0..times)
+                .map(|_| {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let mut request = Vec::new();
+                    let mut buffer = [0; 4096];
+                    while !request.ends_with(b"}") {
+                        let length = stream.read(&mut buffer).unwrap();
+                        request.extend_from_slice(&buffer[..length]);
+                    }
+                    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+                    let text = String::from_utf8(request).unwrap();
+                    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+                    format!("{} {body}", head.lines().next().unwrap())
+                })
+                .collect()
+        });
+        ask(&Api::new(&path, Duration::from_secs(10))).unwrap();
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn rates_change_by_one_patch_a_device() {
+        let set = Rates { net_mbit: Some(8), disk_iops: None, disk_mbyte: Some(5) };
+        let seen = patched(2, |api| api.set_rates(&set));
+        let limited = |size| json!({ "bandwidth": { "size": size, "refill_time": 1000 }, "ops": { "size": 0, "refill_time": 0 } });
+        let body = |line: &str| serde_json::from_str::<Value>(line.split_once("1.1 ").unwrap().1).unwrap();
+        assert!(seen[0].starts_with("PATCH /drives/disk HTTP/1.1 {"), "{seen:?}");
+        assert_eq!(body(&seen[0]), json!({ "drive_id": "disk", "rate_limiter": limited(5_000_000) }));
+        assert!(seen[1].starts_with("PATCH /network-interfaces/eth0 HTTP/1.1 {"), "{seen:?}");
+        let card = limited(1_000_000);
+        assert_eq!(
+            body(&seen[1]),
+            json!({ "iface_id": "eth0", "rx_rate_limiter": card, "tx_rate_limiter": card })
+        );
     }
 
     const DONE: &str = "204 No Content";

@@ -24,7 +24,7 @@ use std::{
 use fireclaw_core::{
     error::{Context, Error, Kind, Result},
     render::firecracker::{JailerArgs, MachineArgs, jail_file, jailer_argv, machine_config},
-    spec::VmmKind,
+    spec::{Rates, VmmKind},
 };
 pub use version::Version;
 
@@ -155,6 +155,10 @@ impl Vmm for Firecracker {
         Self::api(api_sock).set_state(VmState::Resumed)
     }
 
+    fn set_rates(&self, api_sock: &Path, rates: &Rates) -> Result<()> {
+        Self::api(api_sock).set_rates(rates)
+    }
+
     fn info(&self, api_sock: &Path) -> Result<VmmInfo> {
         let described = Self::api(api_sock).describe()?;
         Ok(VmmInfo { state: described.state.to_ascii_lowercase(), version: described.vmm_version })
@@ -197,6 +201,7 @@ fn write_config(spec: &VmSpec) -> Result<()> {
         mem_mib: spec.mem_mib,
         tap: &spec.tap,
         mac: spec.mac,
+        rates: spec.rates,
     })?;
     crate::fs::write(&spec.vmm_config, text.as_bytes(), 0o600)
 }

@@ -4,6 +4,7 @@
 //! The library is asynchronous and its types change with every release: both stay inside this module. Each [`Netlink`]
 //! lives in the network namespace of the thread that opened it.
 
+mod shape;
 pub mod sysctl;
 
 use std::{

@@ -17,7 +17,7 @@ use fireclaw_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{Network, Port};
-use crate::fs;
+use crate::{fs, nft::Rules};
 
 /// A link of the fake host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub enum FakeLink {
         bridge: BridgeName,
         /// What it was attached as.
         port: Port,
+        /// The bytes a second that go to it, where that is limited.
+        rate: Option<u64>,
     },
     /// Somebody else's.
     Foreign,
@@ -113,6 +115,11 @@ impl FakeNetwork {
     /// Lets somebody listen on a port.
     pub fn listen(&self, port: u16) {
         self.change(|state| state.listening.extend([port]));
+    }
+
+    /// Puts somebody else's idea of our tables into force: none, or other rules.
+    pub fn meddle(&self, rules: Option<&str>) {
+        self.change(|state| state.firewall = rules.map(str::to_owned));
     }
 
     /// Adds a link that is not ours.
@@ -248,7 +255,11 @@ impl Network for FakeNetwork {
                         .because("a link of that name is not ours"));
                 }
             }
-            let tap = FakeLink::Tap { bridge: network.bridge.clone(), port: port.clone() };
+            let rate = match state.links.get(name) {
+                Some(FakeLink::Tap { rate, .. }) => *rate,
+                _ => None,
+            };
+            let tap = FakeLink::Tap { bridge: network.bridge.clone(), port: port.clone(), rate };
             state.links.insert(name.to_owned(), tap);
             Ok(())
         })
@@ -259,6 +270,17 @@ impl Network for FakeNetwork {
             if matches!(state.links.get(tap.as_str()), Some(FakeLink::Tap { port, .. }) if port.instance == *instance)
             {
                 state.links.remove(tap.as_str());
+            }
+            Ok(())
+        })
+    }
+
+    fn limit(&self, instance: &InstanceId, tap: &TapName, bytes_per_second: Option<u64>) -> Result<()> {
+        self.call("limit", tap.as_str(), |state| {
+            if let Some(FakeLink::Tap { port, rate, .. }) = state.links.get_mut(tap.as_str())
+                && port.instance == *instance
+            {
+                *rate = bytes_per_second;
             }
             Ok(())
         })
@@ -280,6 +302,16 @@ impl Network for FakeNetwork {
 
     fn has_firewall(&self) -> Result<bool> {
         self.with(|state| Ok(state.firewall.is_some()))
+    }
+
+    fn rules(&self, ruleset: &str) -> Result<Rules> {
+        self.with(|state| {
+            Ok(match &state.firewall {
+                None => Rules::Gone(["inet fireclaw", "bridge fireclaw"].map(str::to_owned).into()),
+                Some(there) if there == ruleset => Rules::InForce,
+                Some(_) => Rules::Changed(vec!["inet table fireclaw".to_owned()]),
+            })
+        })
     }
 }
 

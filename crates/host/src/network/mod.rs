@@ -22,6 +22,8 @@ use fireclaw_core::{
 use serde::{Deserialize, Serialize};
 pub use system::SystemNetwork;
 
+use crate::nft::Rules;
+
 /// The alias of a bridge of ours.
 pub const BRIDGE_ALIAS: &str = "fireclaw";
 
@@ -71,6 +73,10 @@ pub trait Network: Send + Sync {
     /// Removes the VM's tap. One that is not there is fine; one that is not this instance's is left alone.
     fn detach(&self, instance: &InstanceId, tap: &TapName) -> Result<()>;
 
+    /// Lets so many bytes a second go to the VM, or as many as its tap takes. Idempotent. A tap that is not there, or is not
+    /// this instance's, is left alone. What comes from the VM is in the ruleset.
+    fn limit(&self, instance: &InstanceId, tap: &TapName, bytes_per_second: Option<u64>) -> Result<()>;
+
     /// Puts a whole ruleset of ours into force in one transaction.
     fn install_firewall(&self, ruleset: &str) -> Result<()>;
 
@@ -79,4 +85,7 @@ pub trait Network: Send + Sync {
 
     /// Whether our tables are in force.
     fn has_firewall(&self) -> Result<bool>;
+
+    /// How what is in force stands to this ruleset. Changes nothing.
+    fn rules(&self, ruleset: &str) -> Result<Rules>;
 }

@@ -41,6 +41,18 @@ pub(super) fn detach(netlink: &Netlink, instance: &InstanceId, tap: &TapName) ->
     }
 }
 
+pub(super) fn limit(
+    netlink: &Netlink,
+    instance: &InstanceId,
+    tap: &TapName,
+    bytes_per_second: Option<u64>,
+) -> Result<()> {
+    match netlink.find(tap.as_str())? {
+        Some(link) if is_of(&link, instance) => netlink.shape(&link, bytes_per_second),
+        _ => Ok(()),
+    }
+}
+
 fn make(netlink: &Netlink, port: &Port) -> Result<()> {
     let new = NewTap::make(&port.tap)?;
     let link = find(netlink, &port.tap)?;

@@ -10,7 +10,11 @@ use fireclaw_core::{
 };
 
 use super::{Network, Port, bridge, port, sockets};
-use crate::{exec::Exec, link::Netlink, nft};
+use crate::{
+    exec::Exec,
+    link::Netlink,
+    nft::{self, Rules},
+};
 
 /// This machine's network.
 #[derive(Clone)]
@@ -54,6 +58,10 @@ impl Network for SystemNetwork {
         port::detach(&Netlink::open()?, instance, tap)
     }
 
+    fn limit(&self, instance: &InstanceId, tap: &TapName, bytes_per_second: Option<u64>) -> Result<()> {
+        port::limit(&Netlink::open()?, instance, tap, bytes_per_second)
+    }
+
     fn install_firewall(&self, ruleset: &str) -> Result<()> {
         nft::install(&*self.exec, ruleset)
     }
@@ -64,5 +72,9 @@ impl Network for SystemNetwork {
 
     fn has_firewall(&self) -> Result<bool> {
         nft::is_installed(&*self.exec)
+    }
+
+    fn rules(&self, ruleset: &str) -> Result<Rules> {
+        nft::compare(&*self.exec, ruleset)
     }
 }

@@ -20,9 +20,10 @@ use std::{
 
 use fireclaw_core::{
     error::{Context, Error, Kind, Result},
-    render::qemu::{Fds, QemuArgs, argv, program},
-    spec::{Arch, VmmKind},
+    render::qemu::{DISK_LIMITS, DiskLimits, Fds, QemuArgs, argv, program},
+    spec::{Arch, Rates, VmmKind},
 };
+use serde_json::json;
 
 use crate::{
     exec::{Cmd, Exec},
@@ -100,6 +101,7 @@ impl Vmm for Qemu {
             mem_mib: spec.mem_mib,
             cmdline: &spec.cmdline,
             mac: spec.mac,
+            rates: spec.rates,
             tsc_khz: if spec.kvm { None } else { tsc::khz() },
             fds: Fds {
                 kernel: files.kernel.as_raw_fd(),
@@ -126,6 +128,13 @@ impl Vmm for Qemu {
 
     fn resume(&self, api_sock: &Path) -> Result<()> {
         Self::qmp(api_sock)?.cont()
+    }
+
+    /// A VM that was started without the object that holds the limits takes none until its next start.
+    fn set_rates(&self, api_sock: &Path, rates: &Rates) -> Result<()> {
+        let mut qmp = Self::qmp(api_sock)?;
+        let limits = json!({ "path": format!("/objects/{DISK_LIMITS}"), "property": "limits", "value": DiskLimits::of(rates) });
+        qmp.execute_with("qom-set", Some(&limits)).map(drop)
     }
 
     fn info(&self, api_sock: &Path) -> Result<VmmInfo> {

@@ -81,8 +81,17 @@ impl Qmp {
 
     /// Runs a command without arguments and gives what it returns.
     pub fn execute(&mut self, command: &str) -> Result<Value> {
+        self.execute_with(command, None)
+    }
+
+    /// The same with arguments.
+    pub fn execute_with(&mut self, command: &str, arguments: Option<&Value>) -> Result<Value> {
         let failed = |error: Error, why: io::Error| error.source(why);
-        let mut line = json!({"execute": command}).to_string();
+        let request = match arguments {
+            Some(arguments) => json!({"execute": command, "arguments": arguments}),
+            None => json!({"execute": command}),
+        };
+        let mut line = request.to_string();
         line.push('\n');
         self.write_all(line.as_bytes()).map_err(|why| failed(self.error_of(command), why))?;
         loop {
@@ -207,6 +216,24 @@ mod tests {
                 r#"{"execute":"query-status"}"#,
                 r#"{"execute":"system_powerdown"}"#
             ]
+        );
+    }
+
+    #[test]
+    fn rates_are_a_property_of_an_object() {
+        use fireclaw_core::spec::Rates;
+
+        use crate::vmm::Vmm as _;
+        let fake = fake(GREETING, &["{\"return\": {}}\n", "{\"return\": {}}\n"]);
+        let qemu =
+            crate::qemu::Qemu::new(std::sync::Arc::new(crate::exec::fake::FakeExec::silent())).unwrap();
+        let rates = Rates { net_mbit: Some(9), disk_iops: Some(200), disk_mbyte: None };
+        qemu.set_rates(&fake.path, &rates).unwrap();
+        let seen: Value = serde_json::from_str(&fake.thread.join().unwrap()[1]).unwrap();
+        assert_eq!(
+            seen,
+            json!({"execute": "qom-set", "arguments": {"path": "/objects/disk-limits", "property": "limits",
+                "value": {"iops-total": 200, "bps-total": 0}}})
         );
     }
 

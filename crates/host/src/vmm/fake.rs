@@ -8,7 +8,7 @@ use std::{
 
 use fireclaw_core::{
     error::{Error, Result},
-    spec::VmmKind,
+    spec::{Rates, VmmKind},
 };
 
 use super::{Launch, VmSpec, Vmm, VmmInfo};
@@ -104,6 +104,10 @@ impl Vmm for FakeVmm {
 
     fn resume(&self, api_sock: &Path) -> Result<()> {
         self.on_vm("resume", api_sock, |state| *state = "running")
+    }
+
+    fn set_rates(&self, api_sock: &Path, _: &Rates) -> Result<()> {
+        self.on_vm("set_rates", api_sock, |_| ())
     }
 
     fn info(&self, api_sock: &Path) -> Result<VmmInfo> {

@@ -20,7 +20,7 @@ use std::{
 use fireclaw_core::{
     error::{Context, Error, Kind, Result},
     id::{InstanceId, MacAddr, TapName},
-    spec::VmmKind,
+    spec::{Rates, VmmKind},
 };
 
 use crate::{
@@ -69,6 +69,8 @@ pub struct VmSpec {
     pub jail_dir: PathBuf,
     /// Whether stock kernels run on this machine's KVM; false means emulation.
     pub kvm: bool,
+    /// How fast it may use network and disk.
+    pub rates: Rates,
     /// What becomes of the process that starts it.
     pub start: Start,
 }
@@ -122,6 +124,9 @@ pub trait Vmm: Send + Sync {
 
     /// Lets them run again.
     fn resume(&self, api_sock: &Path) -> Result<()>;
+
+    /// Changes how fast a running VM may use what the VMM itself limits: the root disk, with Firecracker the network too.
+    fn set_rates(&self, api_sock: &Path, rates: &Rates) -> Result<()>;
 
     /// Asks the VMM how it is. Fails within two seconds when it hangs.
     fn info(&self, api_sock: &Path) -> Result<VmmInfo>;
@@ -209,6 +214,7 @@ impl VmSpec {
             vmm_log: dir.join("logs/firecracker.log"),
             jail_dir: dir.join("jail"),
             kvm: false,
+            rates: Rates::default(),
             start: Start::Becoming,
         }
     }

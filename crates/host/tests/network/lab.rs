@@ -108,7 +108,15 @@ pub fn port(id: &str, ip: [u8; 4]) -> Port {
 
 pub fn rules_of(port: &Port, egress: Egress) -> VmRules {
     let resolvers = vec![[10, 0, 0, 53].into(), SERVER.into()];
-    VmRules { tap: port.tap.clone(), mac: port.mac, ip: port.ip, resolvers, egress, sidecar: None }
+    VmRules {
+        tap: port.tap.clone(),
+        mac: port.mac,
+        ip: port.ip,
+        resolvers,
+        egress,
+        sidecar: None,
+        rate: None,
+    }
 }
 
 /// Puts these ports under guard.

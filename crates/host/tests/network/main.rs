@@ -10,3 +10,4 @@ mod guest;
 mod hostile;
 mod lab;
 mod links;
+mod rates;

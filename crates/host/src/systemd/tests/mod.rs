@@ -309,5 +309,8 @@ fn systemd_understands_the_units_and_finds_them_confined() {
         let options = ["security", "--offline=true", "--threshold", threshold];
         let judged = exec.run(Cmd::new("systemd-analyze").args(options).arg(&path)).unwrap();
         assert!(judged.status.success(), "{service:?}: {}", judged.text());
+        // As `audit` reads it.
+        let exposure = fireclaw_core::audit::exposure(&judged.text()).unwrap();
+        assert!(exposure > 0 && exposure <= threshold.parse().unwrap(), "{exposure}");
     }
 }

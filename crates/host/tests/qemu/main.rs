@@ -4,6 +4,8 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod guest;
+
 use std::{
     fs::{self, File},
     net::Ipv4Addr,
@@ -14,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use fireclaw_core::id::MacAddr;
+use fireclaw_core::{id::MacAddr, spec::Rates};
 use fireclaw_host::{
     exec::{Cmd, Exec, SystemExec, handover},
     interrupt::Interrupt,
@@ -27,8 +29,9 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
+use guest::{HELLO, guest};
+
 const UID: u32 = 64_000;
-const HELLO: &str = "hello from the guest\n";
 
 struct Machine {
     dir: tempfile::TempDir,
@@ -48,6 +51,7 @@ fn boot() -> Machine {
         fs::write(at(name), [0; 4096]).unwrap();
         fs::set_permissions(at(name), PermissionsExt::from_mode(0o600)).unwrap();
     }
+    File::options().write(true).open(at("rootfs.ext4")).unwrap().set_len(16 << 20).unwrap();
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     SystemExec::default().check(Cmd::new("ip").args(["tuntap", "add", "ttest2", "mode", "tap"])).unwrap();
     let ip = Ipv4Addr::new(172, 16, 0, 2);
@@ -70,6 +74,7 @@ fn boot() -> Machine {
         vmm_log: at("vmm.log"),
         jail_dir: at("jail"),
         kvm: false,
+        rates: Rates::default(),
         start: vmm::Start::Becoming,
     };
     let vmm = Qemu::new(Arc::new(SystemExec::default())).unwrap();
@@ -170,53 +175,33 @@ fn a_vmm_can_be_told_to_end_at_once() {
     assert_eq!(machine.wait_for_end().code(), Some(0));
 }
 
+/// The limits of the disk, set, changed and lifted while the guest runs, by what QEMU's own reader takes for four megabytes.
+#[test]
+fn the_disks_rate_is_kept_and_changes_live() {
+    let mut machine = boot();
+    machine.wait_for_hello();
+    let sock = machine.spec.api_sock.clone();
+    let reading = || {
+        let mut qmp = Qmp::connect(&sock, Duration::from_secs(30)).unwrap();
+        let command = serde_json::json!({"command-line": "qemu-io limited \"read 0 4M\""});
+        let begun = std::time::Instant::now();
+        qmp.execute_with("human-monitor-command", Some(&command)).unwrap();
+        begun.elapsed()
+    };
+    let free = reading();
+    assert!(free < Duration::from_secs(1), "{free:?}");
+    let rates = |disk_mbyte| Rates { disk_mbyte, ..Rates::default() };
+    machine.vmm.set_rates(&sock, &rates(Some(2))).unwrap();
+    reading();
+    let slow = reading();
+    assert!((Duration::from_secs(1)..Duration::from_secs(6)).contains(&slow), "{slow:?}");
+    machine.vmm.set_rates(&sock, &rates(None)).unwrap();
+    let free = reading();
+    assert!(free < Duration::from_secs(1), "{free:?}");
+}
+
 fn left(dir: &Path) -> Vec<String> {
     let mut names: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
     names.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
-}
-
-/// Where the guest is loaded.
-const BASE: u32 = 0x10_0000;
-/// The microvm's event device: a bit field of what happened, of which bit 1 is the power button.
-const EVENTS: u32 = 0xfea0_0000;
-/// Its sleep control register; this value is "enter S5", power-off.
-const SLEEP_CONTROL: u32 = EVENTS + 0x200;
-const ENTER_S5: u8 = 0x34;
-
-/// A 32-bit ELF file with one segment of code and the note by which a PVH loader finds its entry.
-fn guest() -> Vec<u8> {
-    const HEADERS: u32 = 52 + 2 * 32;
-    const NOTE: u32 = 12 + 4 + 4;
-    let entry = BASE + HEADERS + NOTE;
-    let mut code = Vec::new();
-    let text_at = entry + 41;
-    code.push(0xbe); // mov esi, text
-    code.extend(text_at.to_le_bytes());
-    code.extend([0x66, 0xba, 0xf8, 0x03]); // mov dx, COM1
-    code.extend([0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8]); // next: lodsb; test al, al; jz wait; out dx, al; jmp next
-    code.push(0xa1); // wait: mov eax, [EVENTS]
-    code.extend(EVENTS.to_le_bytes());
-    code.extend([0xa8, 0x02, 0x74, 0xf7]); // test al, 2; jz wait
-    code.extend([0xc6, 0x05]); // mov byte [SLEEP_CONTROL], ENTER_S5
-    code.extend(SLEEP_CONTROL.to_le_bytes());
-    code.push(ENTER_S5);
-    code.extend([0xf4, 0xeb, 0xfd]); // end: hlt; jmp end
-    code.resize(41, 0x90);
-    code.extend(HELLO.bytes());
-    code.push(0);
-
-    let half = |value: u16| value.to_le_bytes().to_vec();
-    let word = |value: u32| value.to_le_bytes().to_vec();
-    let size = HEADERS + NOTE + u32::try_from(code.len()).unwrap();
-    let mut elf: Vec<u8> = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    elf.extend([half(2), half(3), word(1), word(entry), word(52), word(0), word(0)].concat());
-    elf.extend([half(52), half(32), half(2), half(0), half(0), half(0)].concat());
-    // Kind, offset, addresses, sizes, flags, alignment: the whole file is loaded; the note lies behind the headers.
-    elf.extend([1, 0, BASE, BASE, size, size, 7, 0x1000].map(u32::to_le_bytes).concat());
-    elf.extend([4, HEADERS, BASE + HEADERS, BASE + HEADERS, NOTE, NOTE, 4, 4].map(u32::to_le_bytes).concat());
-    // Name length, value length, kind 18 (the 32-bit entry), name, value.
-    elf.extend([word(4), word(4), word(18), b"Xen\0".to_vec(), word(entry)].concat());
-    elf.extend(code);
-    elf
 }

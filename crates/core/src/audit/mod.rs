@@ -1,0 +1,389 @@
+//! What an outsider could reach of the instances and of the host that runs them: facts in, findings out. An outsider is another
+//! user of the host, another machine, or an agent that took its VMM over. Touches nothing.
+
+mod judge;
+pub mod known;
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::Serialize;
+
+use crate::{
+    id::InstanceId,
+    secret::Secret,
+    spec::{EgressMode, KeyMode, VmmKind},
+    state::InstanceRecord,
+};
+
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
+    /// A wall is open.
+    High,
+    /// A wall is thinner than fireclaw builds it.
+    Medium,
+    /// A choice or a circumstance that leaves more open than need be.
+    Low,
+}
+
+impl Weight {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// One thing that an outsider could use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Whose; null where it is the host's.
+    pub instance: Option<String>,
+    /// How much it weighs.
+    pub weight: Weight,
+    /// What was looked at: `files`, `sockets`, `process`, `secrets`, `units`, `firewall`, `egress`, `keys`, `versions`, `record`.
+    pub check: &'static str,
+    /// What was seen.
+    pub detail: String,
+    /// What mends it.
+    pub hint: Option<String>,
+}
+
+/// What was seen of the host.
+#[derive(Debug, Clone, Default)]
+pub struct HostFacts {
+    /// The roots of folders.
+    pub roots: Vec<FileFact>,
+    /// What is wrong with the firewall: how much it weighs, and what it is.
+    pub firewall: Option<(Weight, String)>,
+    /// Programs that are installed.
+    pub versions: Vec<(Program, String)>,
+    /// Records that cannot be read, by name.
+    pub damaged: Vec<String>,
+    /// What could not be looked at, and why.
+    pub unseen: Vec<String>,
+}
+
+/// What was seen of one instance.
+#[derive(Debug, Clone)]
+pub struct InstanceFacts {
+    /// As it should be.
+    pub record: InstanceRecord,
+    /// Its folders and the files in them that hold secrets.
+    pub files: Vec<FileFact>,
+    /// Its processes.
+    pub processes: Vec<ProcessFacts>,
+    /// Processes whose command line, which every user of the host can read, holds one of its secrets: pid and the secret's name.
+    pub told: Vec<(i32, &'static str)>,
+    /// Its units, under systemd.
+    pub units: Vec<UnitFacts>,
+    /// The version of its VMM, while that runs.
+    pub vmm: Option<(VmmKind, String)>,
+    /// OpenClaw's version, as far as the host knows it.
+    pub openclaw: Option<String>,
+}
+
+/// A file's type as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A folder, 0700.
+    Dir,
+    /// A file or a socket with secrets, 0600.
+    Secret,
+    /// A folder of many instances: others may look, but not change.
+    Root,
+}
+
+/// A file or folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFact {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it should be like.
+    pub kind: FileKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// The owners besides root that it may have.
+    pub owners: Vec<u32>,
+}
+
+/// Which process of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The VMM.
+    Vm,
+    /// The proxy with its sidecar.
+    Proxy,
+    /// The embedded supervisor.
+    Supervisor,
+}
+
+impl Role {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vm => "vm",
+            Self::Proxy => "proxy",
+            Self::Supervisor => "supervisor",
+        }
+    }
+}
+
+/// TCP or UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// A listening TCP socket.
+    Tcp,
+    /// A UDP socket that takes packets from anybody.
+    Udp,
+}
+
+/// A process as /proc shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct ProcessFacts {
+    /// Which.
+    pub role: Role,
+    /// Its number.
+    pub pid: i32,
+    /// Real, effective, saved and filesystem user: the least of them.
+    pub uid: u32,
+    /// Whether no program that it execs gains privileges.
+    pub no_new_privileges: bool,
+    /// Whether its system calls are filtered.
+    pub seccomp: bool,
+    /// Effective capabilities.
+    pub capabilities: u64,
+    /// Whether its root folder is another than the host's.
+    pub jailed: bool,
+    /// Whether a crash may leave its memory on a disk.
+    pub dumps_core: bool,
+    /// What it listens on.
+    pub sockets: Vec<(Protocol, SocketAddr)>,
+    /// Secrets in its environment, by name.
+    pub environment: Vec<&'static str>,
+}
+
+/// A unit of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitFacts {
+    /// Its name.
+    pub name: String,
+    /// What `systemd-analyze security` says, in tenths; the lower the tighter. Without the program `None`.
+    pub score: Option<u32>,
+    /// Properties that fireclaw gives it and that are not in its file.
+    pub missing: Vec<&'static str>,
+    /// How it differs from what fireclaw writes.
+    pub drift: Vec<String>,
+}
+
+/// A program with versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Firecracker and its jailer.
+    Firecracker,
+    /// QEMU.
+    Qemu,
+    /// The gateway.
+    OpenClaw,
+}
+
+impl Program {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Firecracker => "Firecracker",
+            Self::Qemu => "QEMU",
+            Self::OpenClaw => "OpenClaw",
+        }
+    }
+}
+
+/// `audit --json`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Nothing was found.
+    pub ok: bool,
+    /// What was found, the heaviest first.
+    pub findings: Vec<Finding>,
+    /// What every instance shows to the outside, found fault with or not.
+    pub instances: Vec<Exposure>,
+}
+
+/// What one instance shows to the outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Exposure {
+    /// The id.
+    pub id: String,
+    /// The egress policy.
+    pub egress: EgressMode,
+    /// Where provider keys are.
+    pub keys: KeyMode,
+    /// What its processes listen on: `tcp 127.0.0.1:18891`.
+    pub sockets: Vec<String>,
+    /// Its processes.
+    pub processes: Vec<ProcessReport>,
+    /// Its units with what `systemd-analyze security` says.
+    pub units: Vec<UnitReport>,
+    /// VMM and OpenClaw as far as known: `Firecracker 1.16.1`.
+    pub versions: Vec<String>,
+}
+
+/// How a process is confined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct ProcessReport {
+    /// Which.
+    pub role: Role,
+    /// Its number.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// No program that it execs gains privileges.
+    pub no_new_privileges: bool,
+    /// Its system calls are filtered.
+    pub seccomp: bool,
+    /// It has no capability.
+    pub no_capabilities: bool,
+    /// Its root folder is a jail.
+    pub jailed: bool,
+    /// A crash leaves nothing on a disk.
+    pub no_core: bool,
+}
+
+/// A unit and its score.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnitReport {
+    /// Its name.
+    pub name: String,
+    /// The exposure, 0 to 10, as text with one decimal; null where nobody can tell.
+    pub exposure: Option<String>,
+}
+
+/// The secrets of an instance by name, for those who look where they lie about. Short ones are left out: they would be found
+/// by chance.
+pub fn secrets_of(record: &InstanceRecord) -> Vec<(&'static str, &Secret)> {
+    let all = [
+        ("the gateway token", Some(&record.gateway_token)),
+        ("the Telegram token", record.telegram_token.as_ref()),
+        ("the Anthropic key", record.keys.anthropic.as_ref()),
+        ("the OpenAI key", record.keys.openai.as_ref()),
+        ("the MiniMax key", record.keys.minimax.as_ref()),
+        ("the broker's token", record.containment.broker_token.as_ref()),
+    ];
+    all.into_iter()
+        .filter_map(|(name, secret)| Some((name, secret.filter(|it| it.expose().len() >= 8)?)))
+        .collect()
+}
+
+/// The secrets that these bytes hold.
+pub fn secrets_in(bytes: &[u8], secrets: &[(&'static str, &Secret)]) -> Vec<&'static str> {
+    let holds = |secret: &Secret| {
+        let needle = secret.expose().as_bytes();
+        bytes.windows(needle.len()).any(|window| window == needle)
+    };
+    secrets.iter().filter(|(_, secret)| holds(secret)).map(|(name, _)| *name).collect()
+}
+
+/// The exposure that `systemd-analyze security` ends with, in tenths.
+pub fn exposure(said: &str) -> Option<u32> {
+    let rest = said.lines().find_map(|line| line.split_once("exposure level for")?.1.rsplit_once(": "))?.1;
+    let (whole, tenth) = rest.split_whitespace().next()?.split_once('.')?;
+    Some(whole.parse::<u32>().ok()? * 10 + tenth.parse::<u32>().ok()?)
+}
+
+/// Properties that every unit of ours has.
+const PROPERTIES: [&str; 7] = [
+    "NoNewPrivileges=yes",
+    "LimitCORE=0",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectHome=tmpfs",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+];
+
+/// Those that the text of a unit lacks, for hosts without `systemd-analyze`.
+pub fn missing_properties(unit: &str) -> Vec<&'static str> {
+    PROPERTIES.into_iter().filter(|property| !unit.lines().any(|line| line.trim() == *property)).collect()
+}
+
+/// Judges everything that was seen.
+pub fn judge(host: &HostFacts, instances: &[InstanceFacts]) -> Report {
+    let mut findings = judge::host(host);
+    for instance in instances {
+        findings.extend(judge::instance(instance));
+    }
+    findings.sort_by_key(|finding| finding.weight);
+    Report {
+        ok: findings.is_empty(),
+        findings,
+        instances: instances.iter().map(InstanceFacts::exposure).collect(),
+    }
+}
+
+impl InstanceFacts {
+    /// Whose they are.
+    pub const fn id(&self) -> &InstanceId {
+        &self.record.id
+    }
+
+    fn versions(&self) -> Vec<(Program, &str)> {
+        let vmm = self.vmm.as_ref().map(|(kind, version)| {
+            let program = match kind {
+                VmmKind::Firecracker => Program::Firecracker,
+                VmmKind::Qemu => Program::Qemu,
+            };
+            (program, version.as_str())
+        });
+        vmm.into_iter().chain(self.openclaw.as_deref().map(|version| (Program::OpenClaw, version))).collect()
+    }
+
+    fn exposure(&self) -> Exposure {
+        let sockets = self.processes.iter().flat_map(|process| &process.sockets);
+        Exposure {
+            id: self.record.id.to_string(),
+            egress: self.record.containment.egress.mode,
+            keys: self.record.containment.keys,
+            sockets: sockets.map(|socket| judge::socket(*socket)).collect(),
+            processes: self.processes.iter().map(ProcessFacts::report).collect(),
+            units: self.units.iter().map(UnitFacts::report).collect(),
+            versions: self
+                .versions()
+                .iter()
+                .map(|(program, version)| format!("{} {version}", program.as_str()))
+                .collect(),
+        }
+    }
+}
+
+impl ProcessFacts {
+    const fn report(&self) -> ProcessReport {
+        ProcessReport {
+            role: self.role,
+            pid: self.pid,
+            uid: self.uid,
+            no_new_privileges: self.no_new_privileges,
+            seccomp: self.seccomp,
+            no_capabilities: self.capabilities == 0,
+            jailed: self.jailed,
+            no_core: !self.dumps_core,
+        }
+    }
+}
+
+impl UnitFacts {
+    fn report(&self) -> UnitReport {
+        UnitReport { name: self.name.clone(), exposure: self.score.map(judge::tenths) }
+    }
+}

@@ -1,0 +1,157 @@
+//! What anybody could see and reach of files and processes, for `audit`. Reads metadata and a `/proc` whose place is given, so that
+//! tests bring their own. Changes nothing, starts nothing.
+
+mod process;
+mod sockets;
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use fireclaw_core::{
+    audit::{FileFact, FileKind, ProcessFacts, Role, secrets_in},
+    secret::Secret,
+};
+
+/// A `/proc`.
+#[derive(Debug, Clone)]
+pub struct Proc {
+    root: PathBuf,
+}
+
+impl Default for Proc {
+    fn default() -> Self {
+        Self::at("/proc")
+    }
+}
+
+impl Proc {
+    /// A `/proc` at this place.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Every process with its command line, words ended by zeroes. Those that end meanwhile are left out.
+    pub fn command_lines(&self) -> Vec<(i32, Vec<u8>)> {
+        let names = crate::fs::names(&self.root).unwrap_or_default();
+        let mut all: Vec<(i32, Vec<u8>)> = names
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .filter_map(|pid: i32| Some((pid, fs::read(self.file(pid, "cmdline")).ok()?)))
+            .collect();
+        all.sort_unstable_by_key(|(pid, _)| *pid);
+        all
+    }
+
+    /// One process; `None` when it is gone.
+    pub fn process(&self, pid: i32, role: Role, secrets: &[(&'static str, &Secret)]) -> Option<ProcessFacts> {
+        let status = fs::read_to_string(self.file(pid, "status")).ok()?;
+        let limits = fs::read_to_string(self.file(pid, "limits")).unwrap_or_default();
+        let environment = fs::read(self.file(pid, "environ")).unwrap_or_default();
+        let own_root = |pid: &str| fs::metadata(self.root.join(pid).join("root/.")).ok();
+        let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let jailed = match (own_root(&pid.to_string()), own_root("self")) {
+            (Some(theirs), Some(ours)) => !same(&theirs, &ours),
+            _ => false,
+        };
+        Some(ProcessFacts {
+            role,
+            pid,
+            uid: process::least_uid(&status)?,
+            no_new_privileges: process::field(&status, "NoNewPrivs") == Some("1"),
+            seccomp: process::field(&status, "Seccomp") == Some("2"),
+            capabilities: process::field(&status, "CapEff")
+                .and_then(|text| u64::from_str_radix(text, 16).ok())
+                .unwrap_or(u64::MAX),
+            jailed,
+            dumps_core: process::dumps_core(&limits),
+            sockets: sockets::of(&self.root.join(pid.to_string())),
+            environment: secrets_in(&environment, secrets),
+        })
+    }
+
+    fn file(&self, pid: i32, name: &str) -> PathBuf {
+        self.root.join(pid.to_string()).join(name)
+    }
+}
+
+/// A file or folder, with the owners besides root that it may have. What is not there is no fact.
+pub fn file(path: &Path, kind: FileKind, owners: &[u32]) -> Option<FileFact> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    // A symbolic link has no mode of its own; what it leads to counts.
+    let metadata = if metadata.is_symlink() { fs::metadata(path).ok()? } else { metadata };
+    Some(FileFact {
+        path: path.to_owned(),
+        kind,
+        mode: metadata.permissions().mode() & 0o7777,
+        uid: metadata.uid(),
+        owners: owners.to_vec(),
+    })
+}
+
+/// Every file of a folder as a secret.
+pub fn files_in(dir: &Path, owners: &[u32]) -> Vec<FileFact> {
+    let names = crate::fs::names(dir).unwrap_or_default();
+    names
+        .iter()
+        .filter_map(|name| {
+            let path = dir.join(name);
+            let kind = if path.is_dir() { FileKind::Dir } else { FileKind::Secret };
+            file(&path, kind, owners)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use fireclaw_core::audit::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn this_process_is_seen_as_it_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        connected.connect(listener.local_addr().unwrap()).unwrap();
+        let open = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let path = Secret::new(std::env::var("PATH").unwrap());
+        let secrets = [("the path", &path)];
+        let seen = Proc::default().process(pid, Role::Proxy, &secrets).unwrap();
+        assert_eq!(seen.uid, nix::unistd::geteuid().as_raw());
+        assert!(!seen.jailed && !seen.seccomp);
+        assert!(
+            seen.sockets.contains(&(Protocol::Tcp, listener.local_addr().unwrap())),
+            "{:?}",
+            seen.sockets
+        );
+        assert!(seen.sockets.contains(&(Protocol::Udp, open.local_addr().unwrap())), "{:?}", seen.sockets);
+        assert!(
+            !seen.sockets.contains(&(Protocol::Udp, connected.local_addr().unwrap())),
+            "{:?}",
+            seen.sockets
+        );
+        assert_eq!(seen.environment, ["the path"]);
+        let lines = Proc::default().command_lines();
+        let own = lines.iter().find(|(found, _)| *found == pid).unwrap();
+        assert!(own.1.starts_with(std::env::args().next().unwrap().as_bytes()));
+        assert!(Proc::default().process(i32::MAX, Role::Vm, &[]).is_none());
+    }
+
+    #[test]
+    fn files_are_seen_with_their_modes() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, mode) in [("closed", 0o600), ("open", 0o644)] {
+            fs::write(dir.path().join(name), "x").unwrap();
+            fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let mut modes: Vec<u32> = files_in(dir.path(), &[]).iter().map(|file| file.mode).collect();
+        modes.sort_unstable();
+        assert_eq!(modes, [0o600, 0o644]);
+        assert_eq!(file(&dir.path().join("none"), FileKind::Secret, &[]), None);
+    }
+}
