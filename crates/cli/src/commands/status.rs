@@ -2,7 +2,7 @@
 
 use fireclaw_core::{
     error::Result,
-    report::{ContainmentReport, StatusReport},
+    report::{BaseReport, ContainmentReport, StatusReport},
 };
 
 use crate::{app::App, fleet};
@@ -45,6 +45,7 @@ pub fn text(report: &StatusReport) -> String {
             "disk",
             format!("{} of {} in use on the host", mib(disk.allocated_bytes), mib(disk.size_bytes)),
         ));
+        lines.extend(disk.base.as_ref().map(|base| ("base", base_text(base))));
     }
     if let Some(seconds) = report.uptime_s {
         lines.push(("uptime", format!("{}h {:02}m {:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60)));
@@ -74,6 +75,14 @@ pub fn text(report: &StatusReport) -> String {
         text.push_str(&format!("  {name:<12} {}\n", path.display()));
     }
     text
+}
+
+fn base_text(base: &BaseReport) -> String {
+    if base.size_bytes.is_none() {
+        return "missing".to_owned();
+    }
+    let of = if base.current { "as in the image" } else { "kept: the image was rebuilt or removed" };
+    format!("{}, read-only and shared; {of}", mib(base.allocated_bytes))
 }
 
 fn containment_lines(report: &ContainmentReport) -> Vec<(&'static str, String)> {

@@ -1,10 +1,12 @@
-//! Steps on an instance's disks: kernel, initrd, root disk, seed. Touches `FC_ROOT/ID/images`.
+//! Steps on an instance's disks: kernel, initrd, root disk or base and state disk, seed. Touches `FC_ROOT/ID/images`,
+//! and through the disks the folder where bases are kept.
 
 use std::path::Path;
 
 use fireclaw_core::{
     error::{Context, Error, Result},
     render::cloud_init::{CloudInit, GuestNetwork},
+    spec::DiskKind,
 };
 use fireclaw_host::{
     disk::RootDisk,
@@ -25,8 +27,17 @@ impl Steps<'_> {
         if let Some(initrd) = &base.initrd {
             pin(initrd, &paths.initrd)?;
         }
-        let disk =
-            RootDisk::Copy { base: base.rootfs.clone(), target: paths.disk, size: record.disk_size.clone() };
+        let (base, size) = (base.rootfs.clone(), record.disk_size.clone());
+        let disk = match record.disks {
+            DiskKind::Copy => RootDisk::Copy { base, target: paths.disk, size },
+            DiskKind::Shared => RootDisk::Layered {
+                base,
+                link: paths.base,
+                pin: paths.base_pin,
+                target: paths.state_disk,
+                size,
+            },
+        };
         self.app.host.disks.create_root(&disk).map(drop)
     }
 

@@ -18,8 +18,10 @@ pub mod jail_file {
     pub const KERNEL: &str = "vmlinux";
     /// The initial ramdisk.
     pub const INITRD: &str = "initrd.img";
-    /// The root disk.
+    /// The disk that the guest writes to.
     pub const DISK: &str = "rootfs.ext4";
+    /// The read-only base, where the disk is only what was written over it.
+    pub const BASE: &str = "base.ext4";
     /// The seed disk.
     pub const SEED: &str = "seed.img";
     /// The machine configuration.
@@ -35,6 +37,8 @@ pub struct MachineArgs<'a> {
     pub cmdline: &'a str,
     /// Whether there is an initial ramdisk.
     pub initrd: bool,
+    /// Whether there is a read-only base: then it is the first disk.
+    pub base: bool,
     /// Virtual CPUs.
     pub vcpu: u32,
     /// Memory in MiB.
@@ -50,7 +54,7 @@ pub struct MachineArgs<'a> {
 #[expect(clippy::struct_field_names, reason = "the keys are Firecracker's")]
 struct Machine {
     boot_source: BootSource,
-    drives: [Drive; 2],
+    drives: Vec<Drive>,
     machine_config: MachineConfig,
     network_interfaces: [NetworkInterface; 1],
     logger: Logger,
@@ -112,7 +116,12 @@ pub fn machine_config(vm: &MachineArgs<'_>) -> Result<String> {
             // again: that is a reboot.
             boot_args: format!("{} console=ttyS0 reboot=k panic=1", vm.cmdline).trim_start().to_owned(),
         },
-        drives: [drive("disk", jail_file::DISK, false), drive("seed", jail_file::SEED, true)],
+        drives: vm
+            .base
+            .then(|| drive("base", jail_file::BASE, true))
+            .into_iter()
+            .chain([drive("disk", jail_file::DISK, false), drive("seed", jail_file::SEED, true)])
+            .collect(),
         machine_config: MachineConfig {
             vcpu_count: vm.vcpu,
             mem_size_mib: vm.mem_mib,
@@ -220,6 +229,7 @@ mod tests {
         let mut vm = MachineArgs {
             cmdline: "root=/dev/vda rw quiet",
             initrd: true,
+            base: false,
             vcpu: 2,
             mem_mib: 2048,
             tap: &tap,
@@ -232,6 +242,14 @@ mod tests {
     #[test]
     fn the_machine() {
         insta::assert_snapshot!(machine(|_| {}));
+    }
+
+    #[test]
+    fn a_machine_with_a_shared_base() {
+        insta::assert_snapshot!(machine(|vm| {
+            vm.base = true;
+            vm.cmdline = "root=/dev/vda ro fireclaw.state=/dev/vdb quiet";
+        }));
     }
 
     #[test]

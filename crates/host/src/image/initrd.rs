@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The script that runs as the ramdisk's init.
-const INIT: &str = include_str!("files/init.sh");
+pub const INIT: &str = include_str!("files/init.sh");
 
 /// Builds the ramdisk for the kernel `release` (such as `6.12.0-cloud-amd64`) from the tree of its root filesystem.
 pub fn build(tree: &Path, release: &str) -> Result<Vec<u8>> {
@@ -166,7 +166,8 @@ mod tests {
         kernel/net/core/failover.ko.xz:\n\
         kernel/fs/fat/vfat.ko.xz: kernel/fs/fat/fat.ko.xz\n\
         kernel/fs/fat/fat.ko.xz:\n\
-        kernel/drivers/char/hw_random/virtio-rng.ko.xz:\n";
+        kernel/drivers/char/hw_random/virtio-rng.ko.xz:\n\
+        kernel/fs/overlayfs/overlay.ko.xz:\n";
 
     fn tree() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -200,6 +201,7 @@ mod tests {
                 "net_failover",
                 "virtio_net",
                 "virtio-rng",
+                "overlay",
                 "fat",
                 "vfat"
             ]
@@ -231,7 +233,7 @@ mod tests {
             exec.check(Cmd::new("cpio").args(["--list", "--quiet"]).stdin_bytes(archive)).unwrap().text();
         let names: Vec<_> = listed.lines().collect();
         assert!(names.contains(&"modules/virtio_blk.ko") && names.contains(&"init"), "{listed}");
-        assert_eq!(names.len(), 6 + 2 + 2 + 8 + 1);
+        assert_eq!(names.len(), 6 + 2 + 2 + 9 + 1);
     }
 
     /// The archive's own chain of lengths leads to its trailer.
@@ -248,6 +250,6 @@ mod tests {
             at = at.next_multiple_of(4);
         }
         assert_eq!(names.last().unwrap(), "TRAILER!!!");
-        assert_eq!(names.len(), 6 + 2 + 2 + 8 + 1 + 1);
+        assert_eq!(names.len(), 6 + 2 + 2 + 9 + 1 + 1);
     }
 }
