@@ -9,7 +9,7 @@ use fireclaw_core::{
     spec::DiskKind,
 };
 use fireclaw_host::{
-    disk::RootDisk,
+    disk::{self, RootDisk},
     fs,
     keys::{self, SystemEntropy},
     seed,
@@ -23,22 +23,30 @@ impl Steps<'_> {
         let record = self.known()?;
         let base =
             self.base.as_ref().ok_or_else(|| Error::new("create", "a disk").because("no base was named"))?;
+        let folder = base.rootfs.parent().map(disk::identity);
         pin(&base.kernel, &paths.kernel)?;
         if let Some(initrd) = &base.initrd {
             pin(initrd, &paths.initrd)?;
         }
-        let (base, size) = (base.rootfs.clone(), record.disk_size.clone());
+        let (rootfs, size) = (base.rootfs.clone(), record.disk_size.clone());
         let disk = match record.disks {
-            DiskKind::Copy => RootDisk::Copy { base, target: paths.disk, size },
+            DiskKind::Copy => RootDisk::Copy { base: rootfs, target: paths.disk, size },
             DiskKind::Shared => RootDisk::Layered {
-                base,
+                base: rootfs,
                 link: paths.base,
                 pin: paths.base_pin,
                 target: paths.state_disk,
                 size,
             },
         };
-        self.app.host.disks.create_root(&disk).map(drop)
+        self.app.host.disks.create_root(&disk)?;
+        // A kernel of one build finds no modules in the root filesystem of another.
+        if folder == base.rootfs.parent().map(disk::identity) {
+            return Ok(());
+        }
+        Err(Error::new("create", "a disk")
+            .because(format!("the image `{}` was replaced meanwhile", record.image))
+            .hint("run the command again"))
     }
 
     pub(super) fn write_seed(&self) -> Result<()> {

@@ -274,10 +274,14 @@ pub fn check_state_size(size: &DiskSize) -> Result<()> {
         .hint(format!("choose at least {}M", STATE_MIN >> 20)))
 }
 
+/// Which file or folder a path leads to, whatever its name; `None` where it leads nowhere.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).map(|facts| (facts.dev(), facts.ino())).ok()
+}
+
 /// Whether two paths lead to the same file. A path that leads nowhere is no file.
 pub fn same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| std::fs::metadata(path).map(|facts| (facts.dev(), facts.ino()));
-    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+    identity(one).is_some_and(|one| Some(one) == identity(other))
 }
 
 fn no_room(path: &Path, error: std::io::Error) -> Error {

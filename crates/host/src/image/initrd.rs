@@ -1,5 +1,5 @@
-//! The initial ramdisk: a static busybox, the few modules that find the root disk, and a script that mounts it. Reads the
-//! tree of the root filesystem.
+//! The initial ramdisk: a static busybox, the few modules that find the disks, and a script that mounts the root or lays it
+//! together of a base and a state disk. Reads the tree of the root filesystem.
 //!
 //! The distribution's own generator brings udev and everything that it may need; ours is a tenth of that and is up in a
 //! tenth of the time, which on an emulated machine is seconds. The archive is the kernel's "newc" cpio
@@ -206,6 +206,18 @@ mod tests {
                 "vfat"
             ]
         );
+    }
+
+    /// A shell reads it to its end without running it, and it asks for the disks by the words of the command line.
+    #[test]
+    fn the_script_is_well_formed_and_knows_the_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("init");
+        std::fs::write(&path, INIT).unwrap();
+        SystemExec::default().check(Cmd::new("sh").arg("-n").arg(&path)).unwrap();
+        for word in crate::image::recipe::CMDLINE.split(' ').filter_map(|word| word.split_once('=')) {
+            assert!(INIT.contains(&format!("    {}=/dev/*)", word.0)), "{word:?} is not looked for");
+        }
     }
 
     #[test]
