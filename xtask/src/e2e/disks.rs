@@ -11,6 +11,16 @@ use crate::say;
 /// Who the guest is, as its own disk knows it.
 const IDENTITY: &str = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub";
 
+/// A package is made, installed, and one of the base's is removed.
+const PACKAGES: &str = "mkdir -p /tmp/p/DEBIAN /tmp/p/usr/share/of-test && touch /tmp/p/usr/share/of-test/file && \
+                        printf 'Package: of-test\nVersion: 1\nArchitecture: all\nMaintainer: T <t@example.org>\n\
+                        Description: of a test\n' >/tmp/p/DEBIAN/control && dpkg-deb --build /tmp/p /tmp/p.deb && \
+                        sudo dpkg --install /tmp/p.deb && sudo dpkg --remove less";
+
+/// A container of one program, without a registry.
+const CONTAINER: &str = "tar -C /usr/bin -c busybox | sudo docker import - of-test && \
+                         sudo docker run --rm --network none of-test /busybox echo from the container";
+
 /// From the host and from inside, while it runs.
 pub fn shared_base(world: &mut World) -> Result<()> {
     let status = world.status(ID)?;
@@ -36,11 +46,14 @@ pub fn shared_base(world: &mut World) -> Result<()> {
         || "the guest wrote to its base".into(),
     )?;
     // A package's folder is renamed, as package managers do; what programs see of it is one filesystem.
-    world.guest("cd /opt/openclaw/lib/node_modules && sudo mv -T openclaw openclaw.new && sudo mv -T openclaw.new openclaw")?;
+    world.guest("cd /usr/share && sudo mv -T git-core git-new && test -d git-new/templates && sudo mv -T git-new git-core")?;
     world.guest("test \"$(stat -c %d /etc/hostname)\" = \"$(stat -c %d /etc/debian_version)\"")?;
     // Docker on its own real filesystem.
     let driver = world.guest("sudo docker info --format '{{.Driver}} {{.DriverStatus}}'")?;
     ensure(driver.contains("overlay2") && driver.contains("extfs"), || driver.clone())?;
+    let said = world.guest(CONTAINER)?;
+    ensure(said.contains("from the container"), || said.clone())?;
+    world.guest(PACKAGES)?;
     world
         .guest(&format!("{IDENTITY} | sudo tee /opt/kept | tee /home/ubuntu/kept >/dev/null; sync"))
         .map(drop)
@@ -53,6 +66,7 @@ pub fn state_is_kept(world: &mut World) -> Result<()> {
     for file in ["/opt/kept", "/home/ubuntu/kept"] {
         same(file, &world.guest(&format!("cat {file}"))?, &identity)?;
     }
+    world.guest("test -e /usr/share/of-test/file && ! test -e /usr/bin/less && dpkg --status of-test")?;
     let errors = world.guest("sudo dmesg | grep -ciE 'ext4.*error|overlayfs.*(fail|warn)' || true")?;
     same("errors of filesystems", &errors.trim(), &"0")?;
     same("disks", &world.status(ID)?["disk"]["kind"], &Value::from("shared"))
