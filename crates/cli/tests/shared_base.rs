@@ -9,10 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use fireclaw::{args::Output, commands::image, fleet};
+use fireclaw::{
+    args::Output,
+    commands::{image, status},
+    fleet,
+};
 use fireclaw_core::{
     layout::{ImagePaths, InstancePaths},
-    report::DiskReport,
+    report::{DiskReport, StatusReport},
     spec::DiskKind,
 };
 use fireclaw_host::disk::{fake::FakeDisks, same_file};
@@ -56,9 +60,19 @@ fn setup(world: &World, id: &str) -> fireclaw_core::error::Result<()> {
     run_setup_with(&world.app, id, &["--disk-size", "2G"])
 }
 
-fn disk(world: &World, id: &str) -> DiskReport {
+fn report(world: &World, id: &str) -> StatusReport {
     let record = world.app.store().load(&id.parse().unwrap()).unwrap();
-    fleet::status(&world.app, &record).unwrap().disk.unwrap()
+    fleet::status(&world.app, &record).unwrap()
+}
+
+fn disk(world: &World, id: &str) -> DiskReport {
+    report(world, id).disk.unwrap()
+}
+
+/// The line of `status` on the base.
+fn said(world: &World, id: &str) -> String {
+    let text = status::text(&report(world, id));
+    text.lines().find(|line| line.starts_with("base ")).unwrap_or_default().to_owned()
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -77,9 +91,11 @@ fn two_instances_share_one_base_that_outlives_its_image() {
         let base = report.base.unwrap();
         assert_eq!((base.size_bytes, base.current), (Some(16 << 20), true));
     }
+    assert!(said(&world, "one").ends_with("MiB, read-only and shared; as in the image"));
     image::remove(&world.app, "default", OUTPUT).unwrap();
     let base = disk(&world, "one").base.unwrap();
     assert_eq!((base.size_bytes, base.current), (Some(16 << 20), false));
+    assert!(said(&world, "one").ends_with("kept: the image was rebuilt or removed"));
     assert!(same_file(&paths(&world, "one").base, &paths(&world, "two").base));
     run_destroy(&world.app, "one").unwrap();
     assert!(paths(&world, "two").base.exists());
@@ -96,6 +112,7 @@ fn an_image_of_before_is_copied() {
     assert_eq!((record.disks, record.cmdline.as_str()), (DiskKind::Copy, COPIED.1));
     let report = disk(&world, "one");
     assert_eq!((report.kind.as_str(), report.base), ("copy", None));
+    assert_eq!(said(&world, "one"), "");
 }
 
 #[test]

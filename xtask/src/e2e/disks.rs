@@ -61,6 +61,7 @@ pub fn shared_base(world: &mut World) -> Result<()> {
 
 /// After a power cut, a power-off and a start: what was written is there, and the guest is who it was.
 pub fn state_is_kept(world: &mut World) -> Result<()> {
+    world.ok(&["start", ID])?;
     let identity = world.guest(IDENTITY)?;
     ensure(identity.lines().count() == 2, || identity.clone())?;
     for file in ["/opt/kept", "/home/ubuntu/kept"] {
