@@ -166,20 +166,25 @@ fn a_whole_disk_of_any_size_is_written_and_read() {
     assert_eq!(start, [0x53, 0xef]);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+/// What one group of blocks spans.
+const GROUP: u64 = 128 << 20;
 
-    /// Whatever the size: the filesystem fills its disk, is sound, and takes less than 64 MiB.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5))]
+
+    /// Whatever the size: the filesystem fills its disk, is sound, and takes at most 64 MiB.
     #[test]
     fn a_state_disk_takes_little_at_any_size(mib in prop_oneof![512_u64..4096, 4096_u64..1 << 20, 1_u64 << 20..15 << 20]) {
         let bench = Bench::new();
         disks().create_root(&bench.disk(&format!("{mib}M"))).unwrap();
         let state = bench.at("instance/state.ext4");
-        prop_assert_eq!(field(&state, "Block count:") * 4096, mib << 20);
+        let (bytes, size) = (field(&state, "Block count:") * 4096, mib << 20);
+        // A last group that could hold little but its own tables is left out.
+        prop_assert!(bytes <= size && size - bytes < GROUP, "{} bytes of {}", bytes, size);
         let allocated = space::allocated_bytes(&state).unwrap();
         prop_assert!(allocated <= 64 << 20, "{} MiB take {} bytes", mib, allocated);
         // A check walks all groups: some seconds for the largest.
-        if mib < 1 << 18 {
+        if mib < 1 << 15 {
             run("e2fsck", &["-f", "-n", state.to_str().unwrap()]);
         }
     }
