@@ -4,16 +4,21 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
 };
 
 use fireclaw_core::{
     error::Result,
     id::InstanceId,
-    report::{AllocationReport, DiskReport, Health, InstanceRow, StatusCheck, StatusReport, UnitState},
-    spec::SupervisorKind,
+    layout::InstancePaths,
+    report::{
+        AllocationReport, BaseReport, DiskReport, Health, InstanceRow, StatusCheck, StatusReport, UnitState,
+    },
+    spec::{DiskKind, SupervisorKind},
     state::InstanceRecord,
 };
 use fireclaw_host::{
+    disk::same_file,
     lock,
     supervisor::{Service, ServiceStatus, State},
 };
@@ -174,10 +179,20 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
         row.guest = UnitState::Active;
     }
     let paths = app.settings.layout.instance(&record.id)?;
-    let disk = std::fs::metadata(&paths.disk).ok().map(|disk| DiskReport {
-        size_bytes: disk.len(),
-        allocated_bytes: app.host.disks.allocated_bytes(&paths.disk).unwrap_or(0),
-    });
+    let disk = disk_report(app, record, &paths);
+    let mut known = BTreeMap::from([
+        ("config", paths.vmm_config.clone()),
+        ("console_log", paths.console_log.clone()),
+        ("disk", paths.written_disk(record.disks).clone()),
+        ("env", paths.env.clone()),
+        ("fc_dir", paths.dir.clone()),
+        ("proxy_log", paths.proxy_log.clone()),
+        ("state_dir", paths.state_dir.clone()),
+        ("token", paths.token.clone()),
+    ]);
+    if record.disks == DiskKind::Shared {
+        known.insert("base", paths.base.clone());
+    }
     let checks = checks(record, &row, &vm, &proxy, &health);
     Ok(StatusReport {
         url: Some(format!("http://127.0.0.1:{}/", record.host_port)),
@@ -185,16 +200,7 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
         vcpu: Some(record.vcpu),
         mem_mib: Some(record.mem_mib),
         disk,
-        paths: BTreeMap::from([
-            ("config", paths.vmm_config),
-            ("console_log", paths.console_log),
-            ("disk", paths.disk),
-            ("env", paths.env),
-            ("fc_dir", paths.dir),
-            ("proxy_log", paths.proxy_log),
-            ("state_dir", paths.state_dir),
-            ("token", paths.token),
-        ]),
+        paths: known,
         checks,
         allocation: Some(AllocationReport {
             vm_tap: record.vm_tap.to_string(),
@@ -207,6 +213,31 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
         rates: record.rates,
         row,
     })
+}
+
+/// What the instance's disks are and take.
+fn disk_report(app: &App, record: &InstanceRecord, paths: &InstancePaths) -> Option<DiskReport> {
+    let size = |path: &Path| std::fs::metadata(path).map(|facts| facts.len()).ok();
+    let allocated = |path: &Path| app.host.disks.allocated_bytes(path).unwrap_or(0);
+    let written = paths.written_disk(record.disks);
+    let base = (record.disks == DiskKind::Shared).then(|| BaseReport {
+        size_bytes: size(&paths.base),
+        allocated_bytes: allocated(&paths.base),
+        current: runs_from_image(app, record),
+    });
+    Some(DiskReport {
+        kind: record.disks.to_string(),
+        size_bytes: size(written)?,
+        allocated_bytes: allocated(written),
+        base,
+    })
+}
+
+/// Whether the base of an instance still is its image's: not after the image was rebuilt or removed.
+pub fn runs_from_image(app: &App, record: &InstanceRecord) -> bool {
+    let layout = &app.settings.layout;
+    let (Ok(paths), Ok(image)) = (layout.instance(&record.id), record.image.parse()) else { return false };
+    record.disks == DiskKind::Shared && same_file(&paths.base, &layout.image(&image).rootfs)
 }
 
 fn checks(

@@ -9,7 +9,7 @@ use fireclaw_core::{
     layout::Layout,
     render::nft::may_resolve_at,
     spec::{
-        InstanceSpec, KvmFacts, Runtime, SupervisorKind, VmmKind,
+        DiskKind, InstanceSpec, KvmFacts, Runtime, SupervisorKind, VmmKind,
         release::PROGRAMS,
         request::Base,
         vmm_choice::{Arch, Presence, VmmChoice, VmmFacts, choose},
@@ -108,6 +108,8 @@ pub struct Boot {
     pub files: BaseFiles,
     /// What the record names.
     pub image: String,
+    /// What its disks are.
+    pub disks: DiskKind,
     /// The kernel command line.
     pub cmdline: String,
     /// Whether OpenClaw is in the image.
@@ -125,6 +127,17 @@ pub fn missing_image<'a>(app: &App, spec: &'a InstanceSpec) -> Option<&'a ImageN
 fn has_image(app: &App, name: &ImageName) -> bool {
     app.settings.layout.image(name).manifest.exists()
         || (name.is_default() && app.settings.layout.top_image().rootfs.exists())
+}
+
+/// What the disks of an instance are going to be. An image that is not there yet would be built.
+pub fn disks(app: &App, spec: &InstanceSpec) -> DiskKind {
+    match &spec.base {
+        Base::Files { .. } => DiskKind::Copy,
+        Base::Image(_) if missing_image(app, spec).is_some() => DiskKind::Shared,
+        // Without a manifest they are files that somebody put there.
+        Base::Image(name) => image::read_manifest(&app.settings.layout.image(name).manifest)
+            .map_or(DiskKind::Copy, |manifest| manifest.disks()),
+    }
 }
 
 /// Finds and checks what the instance boots from.
@@ -145,7 +158,10 @@ pub fn boot(app: &App, spec: &InstanceSpec, vmm: VmmKind) -> Result<Boot> {
     {
         return Err(Error::refused("--base-initrd", initrd.display(), "is not a file"));
     }
-    disk::check_size(&boot.files.rootfs, &spec.disk_size)?;
+    match boot.disks {
+        DiskKind::Copy => disk::check_size(&boot.files.rootfs, &spec.disk_size)?,
+        DiskKind::Shared => disk::check_state_size(&spec.disk_size)?,
+    }
     Ok(boot)
 }
 
@@ -170,6 +186,7 @@ fn image_boot(layout: &Layout, name: &ImageName, vmm: VmmKind) -> Result<Boot> {
             initrd: manifest.boot.initrd.as_ref().map(|file| paths.dir.join(file)),
         },
         image: name.to_string(),
+        disks: manifest.disks(),
         cmdline: manifest.boot.cmdline.clone(),
         native: manifest.has_openclaw(),
     })
@@ -179,6 +196,7 @@ fn files_boot(files: BaseFiles) -> Boot {
     Boot {
         files,
         image: defaults::CUSTOM_IMAGE.to_owned(),
+        disks: DiskKind::Copy,
         cmdline: defaults::CMDLINE.to_owned(),
         native: false,
     }

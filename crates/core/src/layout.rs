@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     error::{Error, Result},
     id::{ImageName, InstanceId, UnitName},
+    spec::DiskKind,
 };
 
 /// Where everything hangs. The defaults are the contract's.
@@ -87,8 +88,14 @@ pub struct InstancePaths {
     pub dir: PathBuf,
     /// Disks and kernel.
     pub images_dir: PathBuf,
-    /// The root disk.
+    /// The root disk, where the instance has a copy of its base.
     pub disk: PathBuf,
+    /// The read-only base, where it is shared.
+    pub base: PathBuf,
+    /// The same file, kept beside the images where a hard link does not reach the instance's folder.
+    pub base_pin: PathBuf,
+    /// All that the instance writes, where its base is shared.
+    pub state_disk: PathBuf,
     /// The kernel that it boots.
     pub kernel: PathBuf,
     /// The initrd, when the image has one.
@@ -150,6 +157,16 @@ pub struct ImagePaths {
     pub manifest: PathBuf,
 }
 
+impl InstancePaths {
+    /// The disk that an instance writes to.
+    pub const fn written_disk(&self, disks: DiskKind) -> &PathBuf {
+        match disks {
+            DiskKind::Copy => &self.disk,
+            DiskKind::Shared => &self.state_disk,
+        }
+    }
+}
+
 impl Layout {
     /// The paths of an instance. Refuses roots under which a socket path would not fit.
     pub fn instance(&self, id: &InstanceId) -> Result<InstancePaths> {
@@ -182,6 +199,9 @@ impl Layout {
             journal: self.journals().join(format!("{id}.jsonl")),
             lock: self.locks().join(format!("{id}.lock")),
             disk: images_dir.join("rootfs.ext4"),
+            base: images_dir.join("base.ext4"),
+            base_pin: self.base_pins().join(format!("{id}.ext4")),
+            state_disk: images_dir.join("state.ext4"),
             kernel: images_dir.join("vmlinux"),
             initrd: images_dir.join("initrd.img"),
             seed: images_dir.join("seed.img"),
@@ -274,6 +294,11 @@ impl Layout {
         self.images_root.join(format!(".build-{name}"))
     }
 
+    /// The folder of bases that instances of another filesystem run from.
+    pub fn base_pins(&self) -> PathBuf {
+        self.images_root.join(".pins")
+    }
+
     /// Image files in some folder.
     pub fn image_in(dir: PathBuf) -> ImagePaths {
         ImagePaths {
@@ -303,6 +328,9 @@ impl Layout {
             ("dir", p.dir),
             ("images_dir", p.images_dir),
             ("disk", p.disk),
+            ("base", p.base),
+            ("base_pin", p.base_pin),
+            ("state_disk", p.state_disk),
             ("kernel", p.kernel),
             ("initrd", p.initrd),
             ("seed", p.seed),

@@ -110,13 +110,28 @@ pub struct StatusCheck {
     pub hint: Option<String>,
 }
 
-/// The disk of an instance.
+/// The disks of an instance. Sizes are those of what it writes to: its copy of the base, or its state disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DiskReport {
+    /// `copy` or `shared`.
+    pub kind: String,
     /// As the guest sees it.
     pub size_bytes: u64,
     /// What it takes on the host.
     pub allocated_bytes: u64,
+    /// The base that it shares with others.
+    pub base: Option<BaseReport>,
+}
+
+/// A read-only base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BaseReport {
+    /// Its size; `null` when it is missing.
+    pub size_bytes: Option<u64>,
+    /// What it takes on the host, once for all that share it.
+    pub allocated_bytes: u64,
+    /// The image still is what it was when the instance was made.
+    pub current: bool,
 }
 
 /// What was given to an instance.
@@ -274,7 +289,12 @@ mod tests {
                 uptime_s: Some(1),
                 vcpu: Some(4),
                 mem_mib: Some(8192),
-                disk: Some(DiskReport { size_bytes: 1, allocated_bytes: 1 }),
+                disk: Some(DiskReport {
+                    kind: "shared".into(),
+                    size_bytes: 1,
+                    allocated_bytes: 1,
+                    base: Some(BaseReport { size_bytes: Some(2), allocated_bytes: 2, current: true }),
+                }),
                 paths: [("env", PathBuf::from("/x"))].into(),
                 checks: vec![StatusCheck { name: "vm", ok: true, detail: "runs".into(), hint: None }],
                 allocation: Some(AllocationReport {

@@ -7,8 +7,26 @@ use serde_json::Value;
 
 use super::{
     lifecycle::is_stopped,
-    world::{ID, World, ensure, has_started, same},
+    world::{ID as SHARED, World, ensure, has_started, same},
 };
+
+/// The instance of this case, and the image that it is made from.
+const ID: &str = "of-bash";
+const IMAGE: &str = "before";
+
+/// The files of the image, with a manifest as it was before bases were shared: the root filesystem is its own root disk.
+fn image_of_before(world: &World) -> Result<()> {
+    let (from, to) = (world.root.join("images/default"), world.root.join("images").join(IMAGE));
+    fs::create_dir_all(&to).context("create folder", to.display())?;
+    for name in ["vmlinuz", "vmlinux", "initrd.img", "rootfs.ext4"] {
+        fs::hard_link(from.join(name), to.join(name)).context("link", to.join(name).display())?;
+    }
+    let text = fs::read(from.join("manifest.json")).context("read", "the manifest")?;
+    let mut manifest: Value = serde_json::from_slice(&text).context("read", "the manifest")?;
+    manifest["format"] = 1.into();
+    manifest["boot"]["cmdline"] = "root=/dev/vda rw quiet".into();
+    fs::write(to.join("manifest.json"), manifest.to_string()).context("write", "the manifest")
+}
 
 /// Keys that the Bash fireclaw wrote; the others are ours.
 const V1: [&str; 19] = [
@@ -33,8 +51,27 @@ const V1: [&str; 19] = [
     "MINIMAX_API_KEY",
 ];
 
-/// The shared instance is stopped; its record becomes one of format `plain-v1`, as the Bash fireclaw would have left it.
+/// An instance with a root disk of its own is made from an image as it was built before; its record becomes one of format
+/// `plain-v1`, as the Bash fireclaw would have left it.
 pub fn takes_over(world: &mut World) -> Result<()> {
+    image_of_before(world)?;
+    // Enough memory for one VM.
+    world.ok(&["stop", SHARED])?;
+    world.ok(&[
+        "setup",
+        "--instance",
+        ID,
+        "--image",
+        IMAGE,
+        "--vm-vcpu",
+        "2",
+        "--vm-mem-mib",
+        "2560",
+        "--quiet",
+    ])?;
+    same("disks", &world.status(ID)?["disk"]["kind"], &Value::from("copy"))?;
+    world.ok(&["stop", ID])?;
+    world.ok(&["image", "remove", IMAGE])?;
     let path = world.state(ID, ".env");
     let ours = fs::read_to_string(&path).context("read", path.display())?;
     let mut theirs = "FIRECLAW_STATE_FORMAT=plain-v1\n".to_owned();
@@ -46,9 +83,10 @@ pub fn takes_over(world: &mut World) -> Result<()> {
     fs::write(&path, &theirs).context("write", path.display())?;
     fs::remove_dir_all(world.fc(ID, "supervisor")).context("remove", "our supervisor's folder")?;
     let list = world.json(&["list", "--json"])?;
-    same("id", &list[0]["id"], &Value::from(ID))?;
-    same("vmm", &list[0]["vmm"], &Value::from("firecracker"))?;
-    same("vm", &list[0]["vm"], &Value::from("inactive"))?;
+    let rows = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let row = rows.iter().find(|row| row["id"] == ID).cloned().unwrap_or_default();
+    same("vmm", &row["vmm"], &Value::from("firecracker"))?;
+    same("vm", &row["vm"], &Value::from("inactive"))?;
     let report = world.json(&["start", ID, "--json"])?;
     ensure(has_started(&report), || report.to_string())?;
     same("the record", &fs::read_to_string(&path).context("read", path.display())?, &theirs)?;

@@ -1,6 +1,6 @@
 //! Start, stop, logs, destroy.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use fireclaw_core::error::Result;
 use fireclaw_host::exec::{Exec, SystemExec};
@@ -59,7 +59,8 @@ pub fn is_stopped(world: &World, id: &str) -> Result<()> {
         same(field, &status[field], &Value::from(value))?;
     }
     ensure(world.vm_pid(id).is_err(), || "the VMM runs still".into())?;
-    ensure(world.fc(id, "images/rootfs.ext4").exists(), || "the disk is gone".into())?;
+    let disk = status["paths"]["disk"].as_str().unwrap_or("?");
+    ensure(Path::new(disk).exists(), || "the disk is gone".into())?;
     let links = shell::must("ip", &["-o", "link"])?;
     let tap = status["allocation"]["vm_tap"].as_str().unwrap_or("?").to_owned();
     ensure(!links.contains(&tap), || format!("the tap {tap} is there still"))
@@ -68,7 +69,7 @@ pub fn is_stopped(world: &World, id: &str) -> Result<()> {
 /// Asks without a terminal, refuses, and with `--force` removes all.
 pub fn destroy_all(world: &mut World) -> Result<()> {
     world.refused(2, &["destroy", ID], "no terminal")?;
-    ensure(world.fc(ID, "images/rootfs.ext4").exists(), || "a refused destroy removed the disk".into())?;
+    ensure(world.fc(ID, "images/state.ext4").exists(), || "a refused destroy removed the disk".into())?;
     let plan = world.ok(&["destroy", ID, "--dry-run"])?.text();
     ensure(plan.contains("remove record"), || plan.clone())?;
     world.ok(&["destroy", ID, "--force"])?;

@@ -8,6 +8,7 @@ mod bash;
 mod cli;
 mod configuration;
 mod crash;
+mod disks;
 mod docker;
 mod faults;
 mod guest;
@@ -93,6 +94,7 @@ fn cases() -> Vec<Case> {
         case("health through the proxy", setup::health),
         case("list and status", setup::list_and_status),
         case("token", setup::token),
+        case("the base is shared and nobody writes it", disks::shared_base),
         case("logs", lifecycle::logs),
         case("shell", guest::shell),
         case("values arrive byte for byte", guest::values),
@@ -106,6 +108,7 @@ fn cases() -> Vec<Case> {
         case("the supervisor is killed and replaced", faults::supervisor_killed),
         case("the guest powers itself off", faults::powered_off),
         case("start", lifecycle::start),
+        case("the state disk was kept over all that", disks::state_is_kept),
         case("graceful stop", lifecycle::stop),
         long("the guest's SSH is gone", faults::ssh_gone),
         long("stop without SSH", lifecycle::stop_without_ssh),
@@ -139,7 +142,10 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     let begun = Instant::now();
     world.run_shown(&["doctor", "--fix", "--quiet"])?;
-    let there = world.ask(&["image", "inspect", "default"])?.status.success();
+    // One of an older fireclaw would do for its users, and would not show what this one builds.
+    let there = world.ask(&["image", "inspect", "default", "--json"]).is_ok_and(|seen| {
+        serde_json::from_slice(&seen.stdout).is_ok_and(|it: serde_json::Value| it["format"] == 2)
+    });
     if !there && !world.run_shown(&["image", "build"])? {
         return Err(Error::new("build", "the base image"));
     }

@@ -51,7 +51,7 @@ pub fn setup(world: &mut World) -> Result<()> {
         (world.state(ID, ".token"), 0o600),
         (world.state(ID, "provision.vars"), 0o600),
         (world.fc(ID, ""), 0o700),
-        (world.fc(ID, "images/rootfs.ext4"), 0o600),
+        (world.fc(ID, "images/state.ext4"), 0o600),
         (world.fc(ID, "images/seed.img"), 0o600),
     ] {
         let seen = std::fs::metadata(&path).context("look at", path.display())?.permissions().mode() & 0o777;

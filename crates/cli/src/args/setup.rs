@@ -165,7 +165,7 @@ pub struct SetupArgs {
     /// Memory in MiB [default: 8192]
     #[arg(long, value_name = "MIB", help_heading = "The VM")]
     pub vm_mem_mib: Option<u32>,
-    /// Size of the root disk [default: 40G]
+    /// Size of the disk that the instance writes to [default: 40G]
     #[arg(long, value_name = "SIZE", help_heading = "The VM")]
     pub disk_size: Option<String>,
     /// The VMM's API socket [default: `FC_ROOT/ID/firecracker.socket`]

@@ -1,12 +1,17 @@
 //! `image …`
 
-use fireclaw_core::{error::Result, id::ImageName, report::StepTime, state::record_defaults};
+use fireclaw_core::{
+    error::Result,
+    id::ImageName,
+    report::StepTime,
+    state::{InstanceRecord, record_defaults},
+};
 use fireclaw_host::image::{self, BuildRequest, ImportRequest};
 
 use crate::{
     app::{App, own_program},
     args::{ImageBuildArgs, ImageCommand, Output},
-    clock,
+    clock, fleet,
     ui::{self, Progress, seconds},
 };
 
@@ -118,25 +123,37 @@ fn inspect(app: &App, name: &str, json: bool) -> Result<()> {
     if json { app.ui.json(&manifest) } else { app.ui.result(&manifest.to_string()) }
 }
 
-fn remove(app: &App, name: &str, output: Output) -> Result<()> {
+/// Removes an image and says who was made from it. Instances keep what they run from.
+pub fn remove(app: &App, name: &str, output: Output) -> Result<()> {
     app.need_root()?;
     let name: ImageName = name.parse()?;
-    image::remove(&app.settings.layout, &name)?;
-    let users: Vec<String> = app
+    let made: Vec<InstanceRecord> = app
         .store()
         .records()?
         .into_iter()
         .filter(|record| record.image == name.as_str() && record.image != record_defaults::CUSTOM_IMAGE)
-        .map(|record| record.id.to_string())
         .collect();
+    let ids = |only: &dyn Fn(&InstanceRecord) -> bool| -> Vec<String> {
+        made.iter().filter(|record| only(record)).map(|record| record.id.to_string()).collect()
+    };
+    let made_from_it = ids(&|_| true);
+    // While they are there its room is not free.
+    let run_from_it = ids(&|record| fleet::runs_from_image(app, record));
+    image::remove(&app.settings.layout, &name)?;
     if output.json {
-        return app
-            .ui
-            .json(&serde_json::json!({ "name": name.as_str(), "removed": true, "made_from_it": users }));
+        return app.ui.json(&serde_json::json!({
+            "name": name.as_str(), "removed": true, "made_from_it": made_from_it, "run_from_it": run_from_it,
+        }));
     }
     app.ui.note(&format!("image `{name}` is removed"));
-    if !users.is_empty() {
-        app.ui.note(&format!("instances made from it keep their disks: {}", users.join(", ")));
+    if !made_from_it.is_empty() {
+        app.ui.note(&format!("instances made from it keep their disks: {}", made_from_it.join(", ")));
+    }
+    if !run_from_it.is_empty() {
+        app.ui.note(&format!(
+            "its root filesystem stays on the disk as long as they run from it: {}",
+            run_from_it.join(", ")
+        ));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use fireclaw_core::{
     error::{Error, Result},
     id::vmm_uid,
-    spec::vmm_choice::choose,
+    spec::{DiskKind, vmm_choice::choose},
     state::{Format, InstanceRecord},
 };
 use fireclaw_host::{
@@ -23,10 +23,12 @@ pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     let (vmm, kvm) = vmm_of(app, &record)?;
     let start = if forking { Start::Forking } else { Start::Becoming };
     let spec = vm_spec(app, &record, kvm, start)?;
-    if !spec.disk.exists() {
-        return Err(Error::new("find", spec.disk.display().to_string())
-            .because("the instance's disk is missing")
-            .hint(format!("`fireclaw destroy {id} --force` removes what is left")));
+    for file in spec.base.iter().chain([&spec.disk]) {
+        if !file.exists() {
+            return Err(Error::new("find", file.display().to_string())
+                .because("a disk of the instance is missing")
+                .hint(format!("`fireclaw destroy {id} --force` removes what is left")));
+        }
     }
     steps::attach(app, &record)?;
     steps::limit_network(app, &record, vmm.kind())?;
@@ -55,10 +57,11 @@ fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool, start: Start) -> Resul
     let uid = vmm_uid(record.vm_ip);
     Ok(VmSpec {
         id: record.id.clone(),
+        disk: paths.written_disk(record.disks).clone(),
         initrd: Some(paths.initrd).filter(|path| path.exists()),
         kernel: paths.kernel,
         cmdline: record.cmdline.clone(),
-        disk: paths.disk,
+        base: (record.disks == DiskKind::Shared).then_some(paths.base),
         seed: paths.seed,
         vcpu: record.vcpu,
         mem_mib: record.mem_mib,

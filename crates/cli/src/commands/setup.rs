@@ -182,6 +182,7 @@ fn plan<'a>(
         supervisor,
         runtime,
         image: boot.image.clone(),
+        disks: boot.disks,
         cmdline: boot.cmdline.clone(),
         dns: checks::resolvers(spec, &checks::host_resolv_conf(), &app.host.network.own_addresses()?),
         created_at: clock::now_rfc3339(),
@@ -224,7 +225,10 @@ fn dry_run(app: &App, args: &SetupArgs, spec: &InstanceSpec) -> Result<()> {
                 )
             }
             (Step::MakeFolders, Direction::Apply) => paths.dir.display().to_string(),
-            (Step::CreateDisk, Direction::Apply) => format!("{} of {}", paths.disk.display(), spec.disk_size),
+            (Step::CreateDisk, Direction::Apply) => {
+                let disks = checks::disks(app, spec);
+                format!("{} of {}", paths.written_disk(disks).display(), spec.disk_size)
+            }
             (Step::WriteSeed, Direction::Apply) => paths.seed.display().to_string(),
             (Step::JoinNetwork, Direction::Apply) => format!("bridge {bridge}, {subnet}"),
             (Step::StartVm, Direction::Apply) => format!(

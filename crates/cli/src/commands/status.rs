@@ -2,7 +2,7 @@
 
 use fireclaw_core::{
     error::Result,
-    report::{ContainmentReport, StatusReport},
+    report::{BaseReport, ContainmentReport, StatusReport},
     spec::Rates,
 };
 
@@ -46,6 +46,7 @@ pub fn text(report: &StatusReport) -> String {
             "disk",
             format!("{} of {} in use on the host", mib(disk.allocated_bytes), mib(disk.size_bytes)),
         ));
+        lines.extend(disk.base.as_ref().map(|base| ("base", base_text(base))));
     }
     lines.extend(rates(&report.rates).map(|text| ("rates", text)));
     if let Some(seconds) = report.uptime_s {
@@ -87,6 +88,14 @@ fn rates(rates: &Rates) -> Option<String> {
     ];
     let limited: Vec<String> = all.into_iter().flatten().collect();
     (!limited.is_empty()).then(|| limited.join(", "))
+}
+
+fn base_text(base: &BaseReport) -> String {
+    if base.size_bytes.is_none() {
+        return "missing".to_owned();
+    }
+    let of = if base.current { "as in the image" } else { "kept: the image was rebuilt or removed" };
+    format!("{}, read-only and shared; {of}", mib(base.allocated_bytes))
 }
 
 fn containment_lines(report: &ContainmentReport) -> Vec<(&'static str, String)> {

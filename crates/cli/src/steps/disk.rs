@@ -1,13 +1,15 @@
-//! Steps on an instance's disks: kernel, initrd, root disk, seed. Touches `FC_ROOT/ID/images`.
+//! Steps on an instance's disks: kernel, initrd, root disk or base and state disk, seed. Touches `FC_ROOT/ID/images`,
+//! and through the disks the folder where bases are kept.
 
 use std::path::Path;
 
 use fireclaw_core::{
     error::{Context, Error, Result},
     render::cloud_init::{CloudInit, GuestNetwork},
+    spec::DiskKind,
 };
 use fireclaw_host::{
-    disk::RootDisk,
+    disk::{self, RootDisk},
     fs,
     keys::{self, SystemEntropy},
     seed,
@@ -21,13 +23,30 @@ impl Steps<'_> {
         let record = self.known()?;
         let base =
             self.base.as_ref().ok_or_else(|| Error::new("create", "a disk").because("no base was named"))?;
+        let folder = base.rootfs.parent().map(disk::identity);
         pin(&base.kernel, &paths.kernel)?;
         if let Some(initrd) = &base.initrd {
             pin(initrd, &paths.initrd)?;
         }
-        let disk =
-            RootDisk::Copy { base: base.rootfs.clone(), target: paths.disk, size: record.disk_size.clone() };
-        self.app.host.disks.create_root(&disk).map(drop)
+        let (rootfs, size) = (base.rootfs.clone(), record.disk_size.clone());
+        let disk = match record.disks {
+            DiskKind::Copy => RootDisk::Copy { base: rootfs, target: paths.disk, size },
+            DiskKind::Shared => RootDisk::Layered {
+                base: rootfs,
+                link: paths.base,
+                pin: paths.base_pin,
+                target: paths.state_disk,
+                size,
+            },
+        };
+        self.app.host.disks.create_root(&disk)?;
+        // A kernel of one build finds no modules in the root filesystem of another.
+        if folder == base.rootfs.parent().map(disk::identity) {
+            return Ok(());
+        }
+        Err(Error::new("create", "a disk")
+            .because(format!("the image `{}` was replaced meanwhile", record.image))
+            .hint("run the command again"))
     }
 
     pub(super) fn write_seed(&self) -> Result<()> {

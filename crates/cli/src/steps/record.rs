@@ -45,6 +45,8 @@ impl Steps<'_> {
         {
             fs::remove_file(&record.api_sock)?;
         }
+        // A base that could not be linked into the instance's folder.
+        fs::remove_file(&paths.base_pin)?;
         fs::remove_tree(&paths.dir)
     }
 

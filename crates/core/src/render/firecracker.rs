@@ -19,8 +19,10 @@ pub mod jail_file {
     pub const KERNEL: &str = "vmlinux";
     /// The initial ramdisk.
     pub const INITRD: &str = "initrd.img";
-    /// The root disk.
+    /// The disk that the guest writes to.
     pub const DISK: &str = "rootfs.ext4";
+    /// The read-only base, where the disk is only what was written over it.
+    pub const BASE: &str = "base.ext4";
     /// The seed disk.
     pub const SEED: &str = "seed.img";
     /// The machine configuration.
@@ -36,6 +38,8 @@ pub struct MachineArgs<'a> {
     pub cmdline: &'a str,
     /// Whether there is an initial ramdisk.
     pub initrd: bool,
+    /// Whether there is a read-only base: then it is the first disk.
+    pub base: bool,
     /// Virtual CPUs.
     pub vcpu: u32,
     /// Memory in MiB.
@@ -53,7 +57,7 @@ pub struct MachineArgs<'a> {
 #[expect(clippy::struct_field_names, reason = "the keys are Firecracker's")]
 struct Machine {
     boot_source: BootSource,
-    drives: [Drive; 2],
+    drives: Vec<Drive>,
     machine_config: MachineConfig,
     network_interfaces: [NetworkInterface; 1],
     logger: Logger,
@@ -207,13 +211,18 @@ pub fn machine_config(vm: &MachineArgs<'_>) -> Result<String> {
             // again: that is a reboot.
             boot_args: format!("{} console=ttyS0 reboot=k panic=1", vm.cmdline).trim_start().to_owned(),
         },
-        drives: [
-            Drive {
-                rate_limiter: Limiter::at_start(vm.rates.disk_bytes(), vm.rates.disk_iops.map(u64::from)),
-                ..drive(DISK, jail_file::DISK, false)
-            },
-            drive("seed", jail_file::SEED, true),
-        ],
+        drives: vm
+            .base
+            .then(|| drive("base", jail_file::BASE, true))
+            .into_iter()
+            .chain([
+                Drive {
+                    rate_limiter: Limiter::at_start(vm.rates.disk_bytes(), vm.rates.disk_iops.map(u64::from)),
+                    ..drive(DISK, jail_file::DISK, false)
+                },
+                drive("seed", jail_file::SEED, true),
+            ])
+            .collect(),
         machine_config: MachineConfig {
             vcpu_count: vm.vcpu,
             mem_size_mib: vm.mem_mib,
@@ -324,6 +333,7 @@ mod tests {
         let mut vm = MachineArgs {
             cmdline: "root=/dev/vda rw quiet",
             initrd: true,
+            base: false,
             vcpu: 2,
             mem_mib: 2048,
             tap: &tap,
@@ -337,6 +347,14 @@ mod tests {
     #[test]
     fn the_machine() {
         insta::assert_snapshot!(machine(|_| {}));
+    }
+
+    #[test]
+    fn a_machine_with_a_shared_base() {
+        insta::assert_snapshot!(machine(|vm| {
+            vm.base = true;
+            vm.cmdline = "root=/dev/vda ro fireclaw.state=/dev/vdb quiet";
+        }));
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub struct Fds {
     pub kernel: i32,
     /// Initial ramdisk, for reading.
     pub initrd: Option<i32>,
-    /// Root disk, for reading and writing.
+    /// The read-only base, for reading; where there is one it is the first disk.
+    pub base: Option<i32>,
+    /// The disk that the guest writes to, for reading and writing.
     pub disk: i32,
     /// Seed disk, for reading.
     pub seed: i32,
@@ -53,6 +55,13 @@ pub struct QemuArgs<'a> {
     pub fds: Fds,
 }
 
+impl QemuArgs<'_> {
+    /// The number of the first device behind the base.
+    const fn first_after_base(&self) -> u32 {
+        if self.fds.base.is_some() { 1 } else { 0 }
+    }
+}
+
 /// The name of the program for an architecture.
 pub const fn program(arch: Arch) -> &'static str {
     match arch {
@@ -64,6 +73,7 @@ pub const fn program(arch: Arch) -> &'static str {
 /// The numbers of the descriptor sets; any numbers do, as long as they differ.
 const DISK_SET: u32 = 1;
 const SEED_SET: u32 = 2;
+const BASE_SET: u32 = 3;
 
 /// The arguments after the program's name.
 pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
@@ -78,14 +88,20 @@ pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
     boot(vm, &mut args);
     disks(vm, &mut args);
     args.option("-netdev", format!("tap,id=net0,fd={}", vm.fds.tap));
-    args.option("-device", format!("virtio-net-device,netdev=net0,mac={},{}", vm.mac, bus(vm, 2)));
+    args.option(
+        "-device",
+        format!("virtio-net-device,netdev=net0,mac={},{}", vm.mac, bus(vm, vm.first_after_base() + 2)),
+    );
     // The random numbers are QEMU's own: no file to open, and a guest never waits for entropy while it boots.
     args.option("-object", "rng-builtin,id=rng0");
-    args.option("-device", format!("virtio-rng-device,rng=rng0,{}", bus(vm, 3)));
+    args.option("-device", format!("virtio-rng-device,rng=rng0,{}", bus(vm, vm.first_after_base() + 3)));
     // Nobody inflates the balloon; through it the guest tells which pages it freed, and the host gets them back.
     args.option(
         "-device",
-        format!("virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on,{}", bus(vm, 4)),
+        format!(
+            "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on,{}",
+            bus(vm, vm.first_after_base() + 4)
+        ),
     );
     // The console is standard output. Ctrl-C stays a signal, and there is no monitor to switch to in it.
     args.option("-chardev", "stdio,id=console,signal=on,mux=off");
@@ -170,6 +186,9 @@ impl DiskLimits {
 }
 
 fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
+    if let Some(fd) = vm.fds.base {
+        read_only(vm, args, "base", fd, BASE_SET, 0);
+    }
     // Written through the host's page cache; a flush of the guest is an fdatasync, which is what keeps its databases
     // whole. Discards of the guest punch holes, so the file stays sparse. The lock stops a second QEMU on one disk.
     args.option("-add-fd", format!("fd={},set={DISK_SET},opaque=disk", vm.fds.disk));
@@ -198,20 +217,28 @@ fn disks(vm: &QemuArgs<'_>, args: &mut Args) {
              discard=unmap,cache.direct=off,cache.no-flush=off"
         ),
     );
-    args.option("-device", format!("virtio-blk-device,drive=limited,serial=disk,{}", bus(vm, 0)));
-    args.option("-add-fd", format!("fd={},set={SEED_SET},opaque=seed", vm.fds.seed));
+    args.option(
+        "-device",
+        format!("virtio-blk-device,drive=limited,serial=disk,{}", bus(vm, vm.first_after_base())),
+    );
+    read_only(vm, args, "seed", vm.fds.seed, SEED_SET, vm.first_after_base() + 1);
+}
+
+/// A disk that nobody writes: without a lock, for many VMs may have it at once.
+fn read_only(vm: &QemuArgs<'_>, args: &mut Args, name: &str, fd: i32, set: u32, nth: u32) {
+    args.option("-add-fd", format!("fd={fd},set={set},opaque={name}"));
     args.option(
         "-blockdev",
         format!(
-            "driver=raw,node-name=seed,read-only=on,\
-             file.driver=file,file.filename=/dev/fdset/{SEED_SET},file.aio=threads,file.locking=off,file.read-only=on"
+            "driver=raw,node-name={name},read-only=on,\
+             file.driver=file,file.filename=/dev/fdset/{set},file.aio=threads,file.locking=off,file.read-only=on"
         ),
     );
-    args.option("-device", format!("virtio-blk-device,drive=seed,serial=seed,{}", bus(vm, 1)));
+    args.option("-device", format!("virtio-blk-device,drive={name},serial={name},{}", bus(vm, nth)));
 }
 
-/// The bus of the guest's `nth` device, counted from 0: the root disk is always its first disk, the seed its second. By
-/// ACPI a guest finds a microvm's buses from the last to the first; by `virt`'s device tree from the first on.
+/// The bus of the guest's `nth` device, counted from 0: the base, if there is one, is always its first disk, then come the
+/// disk that it writes and the seed. By ACPI a guest finds a microvm's buses from the last to the first; by `virt`'s device tree from the first on.
 fn bus(vm: &QemuArgs<'_>, nth: u32) -> String {
     let number = match vm.arch {
         Arch::X86_64 => 7 - nth,
@@ -254,7 +281,7 @@ mod tests {
             mac: MacAddr::for_ip(Ipv4Addr::new(172, 16, 0, 2)),
             tsc_khz: Some(2_600_000),
             rates: Rates::default(),
-            fds: Fds { kernel: 3, initrd: Some(4), disk: 5, seed: 6, tap: 7, qmp: 8 },
+            fds: Fds { kernel: 3, initrd: Some(4), base: None, disk: 5, seed: 6, tap: 7, qmp: 8 },
         };
         change(&mut vm);
         // One option with its value a line.
@@ -278,6 +305,14 @@ mod tests {
         });
         let wanted = r#"-object {"qom-type":"throttle-group","id":"disk-limits","limits":{"iops-total":500,"bps-total":20000000}}"#;
         assert!(text.contains(wanted), "{text}");
+    }
+
+    #[test]
+    fn with_a_shared_base() {
+        insta::assert_snapshot!(rendered(|vm| {
+            vm.fds.base = Some(9);
+            vm.cmdline = "root=/dev/vda ro fireclaw.state=/dev/vdb quiet";
+        }));
     }
 
     #[test]
@@ -308,7 +343,7 @@ mod tests {
             mac: MacAddr::for_ip(Ipv4Addr::LOCALHOST),
             tsc_khz: None,
             rates: Rates::default(),
-            fds: Fds { kernel: 3, initrd: None, disk: 5, seed: 6, tap: 7, qmp: 8 },
+            fds: Fds { kernel: 3, initrd: None, base: None, disk: 5, seed: 6, tap: 7, qmp: 8 },
         };
         let args = argv(&vm);
         let append = args.iter().position(|arg| arg == "-append").unwrap();

@@ -16,5 +16,5 @@ pub use rates::Rates;
 pub use request::{Changes, InstanceSpec, RawChanges, RawSetup};
 pub use services::ServiceSpec;
 pub use settings::{Origin, Settings};
-pub use value::{DiskSize, EgressMode, KeyMode, Runtime, SupervisorKind, VmmKind};
+pub use value::{DiskKind, DiskSize, EgressMode, KeyMode, Runtime, SupervisorKind, VmmKind};
 pub use vmm_choice::{Arch, KvmFacts, Presence, VmmChoice, VmmFacts};

@@ -92,6 +92,16 @@ word_enum!(
     }
 );
 
+word_enum!(
+    /// What an instance's disks are made of.
+    DiskKind, "kind of disks" {
+        /// One root disk, a copy of its base.
+        Copy = "copy",
+        /// The image's base, read-only and shared, and a state disk of the instance's own.
+        Shared = "shared",
+    }
+);
+
 /// The size of a disk: `40G`, `512M`; powers of 1024. Kept as it was said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     id::{InstanceId, MacAddr, TapName},
     secret::Secret,
-    spec::{DiskSize, KeyMode, NetworkSpec, Rates, Runtime, SupervisorKind, VmmKind, value},
+    spec::{DiskKind, DiskSize, KeyMode, NetworkSpec, Rates, Runtime, SupervisorKind, VmmKind, value},
 };
 
 /// The keys of model providers.
@@ -64,7 +64,7 @@ pub struct InstanceRecord {
     pub vcpu: u32,
     /// Memory in MiB.
     pub mem_mib: u32,
-    /// The root disk's size.
+    /// The size of the root disk, or of the state disk where the base is shared.
     pub disk_size: DiskSize,
     /// The VMM's API socket.
     pub api_sock: PathBuf,
@@ -82,6 +82,8 @@ pub struct InstanceRecord {
     pub runtime: Runtime,
     /// The base image's name, or `custom` for files that were named one by one.
     pub image: String,
+    /// What its disks are. Instances of before have a copy.
+    pub disks: DiskKind,
     /// The kernel command line of the image.
     pub cmdline: String,
     /// Resolvers of the guest.
@@ -161,6 +163,7 @@ impl InstanceRecord {
             supervisor: fields.parsed_or("SUPERVISOR", || SupervisorKind::Systemd)?,
             runtime: fields.parsed_or("RUNTIME", || Runtime::Docker)?,
             image: fields.lines.take("IMAGE").unwrap_or_else(|| defaults::CUSTOM_IMAGE.to_owned()),
+            disks: fields.parsed_or("DISKS", || DiskKind::Copy)?,
             cmdline: fields.lines.take("KERNEL_CMDLINE").unwrap_or_else(|| defaults::CMDLINE.to_owned()),
             dns: match fields.lines.take("DNS") {
                 Some(text) => value::dns(&text)?,
@@ -205,6 +208,7 @@ impl InstanceRecord {
         lines.push("SUPERVISOR", self.supervisor.as_str());
         lines.push("RUNTIME", self.runtime.as_str());
         lines.push("IMAGE", &self.image);
+        lines.push("DISKS", self.disks.as_str());
         lines.push("KERNEL_CMDLINE", &self.cmdline);
         if !self.dns.is_empty() {
             lines.push("DNS", join(&self.dns));

@@ -49,23 +49,32 @@ impl FakeDisks {
 
 impl Disks for FakeDisks {
     fn create_root(&self, disk: &RootDisk) -> Result<DiskOrigin> {
-        let RootDisk::Copy { target, size, .. } = disk;
+        let target = disk.target();
         if target.exists() {
             return Ok(DiskOrigin::Present);
         }
         if let Some(errno) = self.state().failures.pop_front() {
             return Err(Error::new("write", target.display().to_string()).source(errno));
         }
+        let (size, origin) = match disk {
+            RootDisk::Copy { size, .. } => (size, DiskOrigin::SparseCopy { bytes: 0 }),
+            RootDisk::Layered { base, link, pin, size, .. } => {
+                (size, DiskOrigin::Layered(super::pin::keep(base, link, pin)?))
+            }
+        };
         File::create(target)
             .and_then(|file| file.set_len(size.bytes()))
             .context("create", target.display())?;
         self.state().made.push(disk.clone());
-        Ok(DiskOrigin::SparseCopy { bytes: 0 })
+        Ok(origin)
     }
 
     fn remove_root(&self, disk: &RootDisk) -> Result<()> {
-        let RootDisk::Copy { target, .. } = disk;
-        fs::remove_file(target)
+        if let RootDisk::Layered { link, pin, .. } = disk {
+            fs::remove_file(link)?;
+            fs::remove_file(pin)?;
+        }
+        fs::remove_file(disk.target())
     }
 
     fn allocated_bytes(&self, path: &Path) -> Result<u64> {

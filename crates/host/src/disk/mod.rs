@@ -1,5 +1,6 @@
-//! Root disks: made from a base filesystem by reflink where the filesystem has it, else by a sparse copy, then grown.
-//! Touches the base (reads), the target and a file beside it, and runs e2fsprogs.
+//! The disks of instances. A root disk is made from a base filesystem by reflink where the filesystem has it, else by a
+//! sparse copy, then grown; or the base is shared, and the instance keeps it and gets an empty disk for what it writes.
+//! Touches the base (reads, links), the target and a file beside it, and runs e2fsprogs.
 //!
 //! A target appears under its name only when it is complete and durable. What is under way lies in `.NAME.part` beside
 //! it; the next run replaces that, and it goes with its folder.
@@ -7,15 +8,19 @@
 mod copy;
 pub mod ext4;
 mod part;
+mod pin;
 pub mod space;
 
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;
 #[cfg(test)]
+mod layered_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{
     fs::File,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -41,6 +46,28 @@ pub enum RootDisk {
         /// How large it becomes.
         size: DiskSize,
     },
+    /// A base that is only read, and an empty filesystem for what is written over it.
+    Layered {
+        /// An image's root filesystem.
+        base: PathBuf,
+        /// Where the instance finds it from now on, whatever becomes of the image.
+        link: PathBuf,
+        /// Where it is kept beside the images when `link` lies on another filesystem.
+        pin: PathBuf,
+        /// Where the state disk goes; its folder is there.
+        target: PathBuf,
+        /// How large the state disk is.
+        size: DiskSize,
+    },
+}
+
+impl RootDisk {
+    /// The disk that is written.
+    pub fn target(&self) -> &Path {
+        match self {
+            Self::Copy { target, .. } | Self::Layered { target, .. } => target,
+        }
+    }
 }
 
 /// How a disk came about.
@@ -53,8 +80,21 @@ pub enum DiskOrigin {
         /// What was copied.
         bytes: u64,
     },
+    /// Empty, over a base that is kept by this means.
+    Layered(Kept),
     /// It was there, complete, and was left as it is.
     Present,
+}
+
+/// How an instance keeps a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// By a hard link of its own.
+    Linked,
+    /// By a hard link beside the images and a symbolic link to that.
+    Beside,
+    /// By a copy, on a filesystem that has no hard links.
+    Copied,
 }
 
 /// Makes disks and says what they cost.
@@ -105,6 +145,27 @@ impl SystemDisks {
         Ok(origin)
     }
 
+    fn layered(
+        &self,
+        base: &Path,
+        link: &Path,
+        pin: &Path,
+        target: &Path,
+        size: &DiskSize,
+    ) -> Result<DiskOrigin> {
+        check_state_size(size)?;
+        if target.try_exists().context("look at", target.display())? {
+            return Ok(DiskOrigin::Present);
+        }
+        self.check_room(target, MARGIN)?;
+        let kept = pin::keep(base, link, pin)?;
+        let part = Part::create(target)?;
+        part.file().set_len(size.bytes()).map_err(|error| no_room(part.path(), error))?;
+        ext4::make(self.exec.as_ref(), part.path(), size.bytes(), "state")?;
+        part.publish(target)?;
+        Ok(DiskOrigin::Layered(kept))
+    }
+
     fn fill(&self, source: &File, base: &Path, part: &Part) -> Result<DiskOrigin> {
         self.check_room(part.path(), MARGIN)?;
         match reflink_copy::reflink_file(source, part.file()) {
@@ -141,12 +202,20 @@ impl SystemDisks {
 
 impl Disks for SystemDisks {
     fn create_root(&self, disk: &RootDisk) -> Result<DiskOrigin> {
-        let RootDisk::Copy { base, target, size } = disk;
-        self.copy(base, target, size)
+        match disk {
+            RootDisk::Copy { base, target, size } => self.copy(base, target, size),
+            RootDisk::Layered { base, link, pin, target, size } => {
+                self.layered(base, link, pin, target, size)
+            }
+        }
     }
 
     fn remove_root(&self, disk: &RootDisk) -> Result<()> {
-        let RootDisk::Copy { target, .. } = disk;
+        if let RootDisk::Layered { link, pin, .. } = disk {
+            fs::remove_file(link)?;
+            fs::remove_file(pin)?;
+        }
+        let target = disk.target();
         fs::remove_file(&part::path_for(target))?;
         fs::remove_file(target)
     }
@@ -191,6 +260,28 @@ pub fn check_size(base: &Path, size: &DiskSize) -> Result<()> {
 
 fn is_full(error: &std::io::Error) -> bool {
     [Errno::ENOSPC, Errno::EDQUOT].iter().any(|full| error.raw_os_error() == Some(*full as i32))
+}
+
+/// The least that a guest can work with: its journal and its logs, and room to install something.
+const STATE_MIN: u64 = 512 << 20;
+
+/// Refuses a size that a state disk is of no use with.
+pub fn check_state_size(size: &DiskSize) -> Result<()> {
+    if size.bytes() >= STATE_MIN {
+        return Ok(());
+    }
+    Err(Error::refused("--disk-size", size.to_string(), "is too little for what an instance writes")
+        .hint(format!("choose at least {}M", STATE_MIN >> 20)))
+}
+
+/// Which file or folder a path leads to, whatever its name; `None` where it leads nowhere.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).map(|facts| (facts.dev(), facts.ino())).ok()
+}
+
+/// Whether two paths lead to the same file. A path that leads nowhere is no file.
+pub fn same_file(one: &Path, other: &Path) -> bool {
+    identity(one).is_some_and(|one| Some(one) == identity(other))
 }
 
 fn no_room(path: &Path, error: std::io::Error) -> Error {

@@ -69,13 +69,13 @@ impl Bench {
     }
 
     fn target(&self) -> &Path {
-        let RootDisk::Copy { target, .. } = &self.disk;
-        target
+        self.disk.target()
     }
 
     fn base(&self) -> &Path {
-        let RootDisk::Copy { base, .. } = &self.disk;
-        base
+        match &self.disk {
+            RootDisk::Copy { base, .. } | RootDisk::Layered { base, .. } => base,
+        }
     }
 
     fn left(&self) -> Vec<String> {

@@ -115,6 +115,9 @@ impl Vmm for Firecracker {
         if let Some(initrd) = &spec.initrd {
             jail.share(initrd, jail_file::INITRD, Share::AsItIs, owner)?;
         }
+        if let Some(base) = &spec.base {
+            jail.share(base, jail_file::BASE, Share::AsItIs, owner)?;
+        }
         jail.share(&spec.disk, jail_file::DISK, Share::Own, owner)?;
         jail.share(&spec.seed, jail_file::SEED, Share::Read, owner)?;
         jail.share(&spec.vmm_config, jail_file::CONFIG, Share::Read, owner)?;
@@ -188,6 +191,10 @@ fn check(spec: &VmSpec, version: Version) -> Result<u64> {
         let (_, metadata) = open_file(initrd, false)?;
         check_readable(initrd, &metadata, spec.uid, spec.gid)?;
     }
+    if let Some(base) = &spec.base {
+        let (_, metadata) = open_file(base, false)?;
+        check_readable(base, &metadata, spec.uid, spec.gid)?;
+    }
     open_file(&spec.seed, false)?;
     let (_, disk) = open_file(&spec.disk, true)?;
     Ok(disk.size().max(u64::from(spec.mem_mib) << 20))
@@ -197,6 +204,7 @@ fn write_config(spec: &VmSpec) -> Result<()> {
     let text = machine_config(&MachineArgs {
         cmdline: &spec.cmdline,
         initrd: spec.initrd.is_some(),
+        base: spec.base.is_some(),
         vcpu: spec.vcpu,
         mem_mib: spec.mem_mib,
         tap: &spec.tap,

@@ -87,6 +87,32 @@ fn a_launch_finds_everything_in_its_jail() {
 }
 
 #[test]
+fn a_shared_base_is_in_the_jail_and_stays_everybodys() {
+    let mut place = place();
+    let base = place.dir.path().join("images/base.ext4");
+    fs::write(&base, "base").unwrap();
+    fs::set_permissions(&base, PermissionsExt::from_mode(0o644)).unwrap();
+    place.spec.base = Some(base.clone());
+    firecracker("1.16.1").prepare(&place.spec).unwrap();
+    let root = place.dir.path().join("jail/firecracker/my--bot-u2/root");
+    let there = root.join("base.ext4").metadata().unwrap();
+    assert_eq!((there.uid(), there.gid(), there.mode() & 0o7777), (0, 0, 0o644));
+    assert_eq!(there.ino(), base.metadata().unwrap().ino());
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(root.join("vm.json")).unwrap()).unwrap();
+    let drives = |key: &str| -> Vec<serde_json::Value> {
+        config["drives"].as_array().unwrap().iter().map(|drive| drive[key].clone()).collect()
+    };
+    assert_eq!(drives("path_on_host"), ["/base.ext4", "/rootfs.ext4", "/seed.img"]);
+    assert_eq!(drives("is_read_only"), [true, false, true]);
+    crate::vmm::clean(&place.spec.api_sock, &place.spec.jail_dir).unwrap();
+    assert_eq!(fs::read(&base).unwrap(), b"base");
+
+    fs::set_permissions(&base, PermissionsExt::from_mode(0o600)).unwrap();
+    let error = firecracker("1.16.1").prepare(&place.spec).unwrap_err().one_line();
+    assert!(error.contains("base.ext4, whose mode is 0600"), "{error}");
+}
+
+#[test]
 fn the_longest_id_is_reached_by_a_socket_path_that_fits() {
     let mut place = place();
     place.spec.id = "_".repeat(40).parse().unwrap();

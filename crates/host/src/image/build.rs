@@ -25,7 +25,7 @@ use super::{
     BuildRequest, Progress,
     customise::{self},
     initrd,
-    manifest::{Boot, FORMAT, Manifest},
+    manifest::{self, Boot, Manifest},
     npm::{self, Registry},
     recipe::{self, CMDLINE, NPM_VERSION, SOURCE_DATE_EPOCH},
     store,
@@ -90,7 +90,7 @@ pub fn build(
     build.step("OpenClaw", &request.openclaw_version, Build::openclaw)?;
     let binary = request.guest_binary.as_deref().map(checksum).transpose()?.unwrap_or_default();
     build.step("customise", &binary, Build::customise)?;
-    build.step("initrd and kernel", "", Build::kernel)?;
+    build.step("initrd and kernel", initrd::INIT, Build::kernel)?;
     build.step("warm caches", "", Build::warm)?;
     build.step("pack", "", Build::pack)?;
     let manifest = build.timed("publish", |build| {
@@ -262,7 +262,7 @@ impl Build<'_> {
         let npm = serde_json::from_slice(&text).context("read", "checksums")?;
         let out = self.work.join("out");
         Ok(Manifest {
-            format: FORMAT,
+            format: manifest::SHARED,
             name: request.name.to_string(),
             built_at: built_at.to_owned(),
             system: request.suite.clone(),

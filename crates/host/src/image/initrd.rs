@@ -1,5 +1,5 @@
-//! The initial ramdisk: a static busybox, the few modules that find the root disk, and a script that mounts it. Reads the
-//! tree of the root filesystem.
+//! The initial ramdisk: a static busybox, the few modules that find the disks, and a script that mounts the root or lays it
+//! together of a base and a state disk. Reads the tree of the root filesystem.
 //!
 //! The distribution's own generator brings udev and everything that it may need; ours is a tenth of that and is up in a
 //! tenth of the time, which on an emulated machine is seconds. The archive is the kernel's "newc" cpio
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The script that runs as the ramdisk's init.
-const INIT: &str = include_str!("files/init.sh");
+pub const INIT: &str = include_str!("files/init.sh");
 
 /// Builds the ramdisk for the kernel `release` (such as `6.12.0-cloud-amd64`) from the tree of its root filesystem.
 pub fn build(tree: &Path, release: &str) -> Result<Vec<u8>> {
@@ -166,7 +166,8 @@ mod tests {
         kernel/net/core/failover.ko.xz:\n\
         kernel/fs/fat/vfat.ko.xz: kernel/fs/fat/fat.ko.xz\n\
         kernel/fs/fat/fat.ko.xz:\n\
-        kernel/drivers/char/hw_random/virtio-rng.ko.xz:\n";
+        kernel/drivers/char/hw_random/virtio-rng.ko.xz:\n\
+        kernel/fs/overlayfs/overlay.ko.xz:\n";
 
     fn tree() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -200,10 +201,23 @@ mod tests {
                 "net_failover",
                 "virtio_net",
                 "virtio-rng",
+                "overlay",
                 "fat",
                 "vfat"
             ]
         );
+    }
+
+    /// A shell reads it to its end without running it, and it asks for the disks by the words of the command line.
+    #[test]
+    fn the_script_is_well_formed_and_knows_the_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("init");
+        std::fs::write(&path, INIT).unwrap();
+        SystemExec::default().check(Cmd::new("sh").arg("-n").arg(&path)).unwrap();
+        for word in crate::image::recipe::CMDLINE.split(' ').filter_map(|word| word.split_once('=')) {
+            assert!(INIT.contains(&format!("    {}=/dev/*)", word.0)), "{word:?} is not looked for");
+        }
     }
 
     #[test]
@@ -231,7 +245,7 @@ mod tests {
             exec.check(Cmd::new("cpio").args(["--list", "--quiet"]).stdin_bytes(archive)).unwrap().text();
         let names: Vec<_> = listed.lines().collect();
         assert!(names.contains(&"modules/virtio_blk.ko") && names.contains(&"init"), "{listed}");
-        assert_eq!(names.len(), 6 + 2 + 2 + 8 + 1);
+        assert_eq!(names.len(), 6 + 2 + 2 + 9 + 1);
     }
 
     /// The archive's own chain of lengths leads to its trailer.
@@ -248,6 +262,6 @@ mod tests {
             at = at.next_multiple_of(4);
         }
         assert_eq!(names.last().unwrap(), "TRAILER!!!");
-        assert_eq!(names.len(), 6 + 2 + 2 + 8 + 1 + 1);
+        assert_eq!(names.len(), 6 + 2 + 2 + 9 + 1 + 1);
     }
 }

@@ -2,11 +2,20 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_core::{
+    error::{Context, Error, Result},
+    spec::DiskKind,
+};
 use serde::{Deserialize, Serialize};
 
-/// The only format that there is.
-pub const FORMAT: u32 = 1;
+/// The format of images whose base is copied for each instance.
+pub const COPIED: u32 = 1;
+/// The format of images whose base is shared. It says the same as the command line does; a fireclaw that knows only the
+/// first refuses it, and does not boot a copy that lacks its state disk.
+pub const SHARED: u32 = 2;
+
+/// The word of a kernel command line that names the state disk to the initial ramdisk of our images.
+const STATE_DISK: &str = "fireclaw.state=";
 
 /// How an image boots. The files are names in its folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +42,7 @@ pub struct ImageFile {
 /// What went into an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT`]
+    /// [`COPIED`] or [`SHARED`].
     pub format: u32,
     /// The image's name.
     pub name: String,
@@ -66,6 +75,12 @@ impl Manifest {
     pub const fn has_openclaw(&self) -> bool {
         self.openclaw.is_some()
     }
+
+    /// What the disks of an instance are: what the command line expects.
+    pub fn disks(&self) -> DiskKind {
+        let has_state = self.boot.cmdline.split(' ').any(|word| word.starts_with(STATE_DISK));
+        if has_state { DiskKind::Shared } else { DiskKind::Copy }
+    }
 }
 
 impl fmt::Display for Manifest {
@@ -79,6 +94,7 @@ impl fmt::Display for Manifest {
         writeln!(f, "node      {}", none(&self.node))?;
         writeln!(f, "docker    {}", yes(self.docker))?;
         writeln!(f, "browser   {}", yes(self.browser))?;
+        writeln!(f, "disks     {}", self.disks())?;
         writeln!(f, "kernel    {}", self.boot.kernel)?;
         writeln!(f, "cmdline   {}", self.boot.cmdline)?;
         writeln!(f, "packages  {}", self.packages.len())?;
@@ -97,10 +113,43 @@ pub fn read(path: &Path) -> Result<Manifest> {
             .source(error)
             .hint("build the image again with `fireclaw image build`")
     })?;
-    if manifest.format != FORMAT {
+    if ![COPIED, SHARED].contains(&manifest.format) {
         return Err(Error::new("read", path.display().to_string())
-            .because(format!("its format is {} and this fireclaw knows {FORMAT}", manifest.format))
+            .because(format!(
+                "its format is {} and this fireclaw knows {COPIED} and {SHARED}",
+                manifest.format
+            ))
             .hint("build the image again with `fireclaw image build`"));
     }
     Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::recipe;
+
+    fn manifest(format: u32, cmdline: &str) -> serde_json::Value {
+        serde_json::json!({
+            "format": format, "name": "default", "built_at": "", "system": "trixie", "mirror": null,
+            "openclaw": "1", "node": "1", "docker": true, "browser": true, "files": {}, "packages": {}, "npm": {},
+            "boot": {"kernel": "vmlinuz", "kernel_elf": null, "initrd": null, "cmdline": cmdline},
+        })
+    }
+
+    #[test]
+    fn the_command_line_says_what_the_disks_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("manifest.json");
+        for (format, cmdline, disks) in
+            [(COPIED, "root=/dev/vda rw quiet", DiskKind::Copy), (SHARED, recipe::CMDLINE, DiskKind::Shared)]
+        {
+            std::fs::write(&path, manifest(format, cmdline).to_string()).unwrap();
+            assert_eq!(read(&path).unwrap().disks(), disks, "{cmdline}");
+        }
+        std::fs::write(&path, manifest(3, recipe::CMDLINE).to_string()).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.one_line().contains("format is 3"), "{}", error.one_line());
+        assert!(error.get_hint().unwrap().contains("image build"));
+    }
 }

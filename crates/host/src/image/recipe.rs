@@ -4,9 +4,9 @@ use fireclaw_core::error::{Error, Result};
 
 use super::BuildRequest;
 
-/// The kernel command line of our images. The initial ramdisk mounts the root filesystem as it stays. `quiet` because each
-/// line of an emulated serial console costs milliseconds.
-pub const CMDLINE: &str = "root=/dev/vda rw quiet";
+/// The kernel command line of our images. The initial ramdisk assembles the root of the two disks, and does without the
+/// second where nothing is said of it. `quiet` because each line of an emulated serial console costs milliseconds.
+pub const CMDLINE: &str = "root=/dev/vda ro fireclaw.state=/dev/vdb quiet";
 /// The npm that installs OpenClaw, and that stays in the image for plugins and skills.
 pub const NPM_VERSION: &str = "11.21.2";
 /// The time that files of an image carry where a tool lets it be chosen: 2026-01-01, in seconds of the epoch.
@@ -172,7 +172,7 @@ pub const INITRD_MODULES: &[&str] = &[
 ];
 
 /// Modules without which an image does not boot, as modules or built in.
-pub const NEEDED_MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "ext4", "virtio_net", "vfat"];
+pub const NEEDED_MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "ext4", "overlay", "virtio_net", "vfat"];
 
 /// Files of packages that nobody reads in a guest. Licences stay.
 const LEFT_OUT: &[&str] = &[

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use super::{
     check::{check_ext4, check_kernel},
     kernel,
-    manifest::{self, Boot, FORMAT, ImageFile, Manifest},
+    manifest::{self, Boot, ImageFile, Manifest},
 };
 use crate::{disk::space, lock};
 
@@ -162,7 +162,7 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
     }
     unpack_kernel(paths)?;
     Ok(Manifest {
-        format: FORMAT,
+        format: manifest::COPIED,
         name: request.name.to_string(),
         built_at: built_at.to_owned(),
         system: "imported".to_owned(),
@@ -211,7 +211,8 @@ pub fn checksums(dir: &Path) -> Result<BTreeMap<String, ImageFile>> {
     Ok(files)
 }
 
-/// Makes a finished folder the image: one rename, so that there is the old image or the new one. Instances have copies.
+/// Makes a finished folder the image: one rename, so that there is the old image or the new one. Instances have copies
+/// and links of their own.
 pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manifest) -> Result<()> {
     let text = serde_json::to_vec_pretty(manifest).context("render", "the manifest")?;
     crate::fs::write(&work.join("manifest.json"), &text, 0o644)?;

@@ -57,6 +57,7 @@ impl Qemu {
 struct Files {
     kernel: File,
     initrd: Option<File>,
+    base: Option<File>,
     disk: File,
     seed: File,
 }
@@ -71,6 +72,7 @@ impl Files {
         Ok(Self {
             kernel: shared(&spec.kernel)?,
             initrd: spec.initrd.as_deref().map(shared).transpose()?,
+            base: spec.base.as_deref().map(shared).transpose()?,
             disk: open_file(&spec.disk, true)?.0,
             seed: open_file(&spec.seed, false)?.0,
         })
@@ -106,6 +108,7 @@ impl Vmm for Qemu {
             fds: Fds {
                 kernel: files.kernel.as_raw_fd(),
                 initrd: files.initrd.as_ref().map(AsRawFd::as_raw_fd),
+                base: files.base.as_ref().map(AsRawFd::as_raw_fd),
                 disk: files.disk.as_raw_fd(),
                 seed: files.seed.as_raw_fd(),
                 tap: tap.as_raw_fd(),
@@ -114,7 +117,7 @@ impl Vmm for Qemu {
         });
         let mut keep: Vec<OwnedFd> =
             vec![files.kernel.into(), files.disk.into(), files.seed.into(), tap, qmp];
-        keep.extend(files.initrd.map(OwnedFd::from));
+        keep.extend(files.initrd.into_iter().chain(files.base).map(OwnedFd::from));
         Ok(Launch { cmd: Cmd::new(path).args(args).cwd("/").user(spec.uid, gid).about(&spec.id), keep })
     }
 

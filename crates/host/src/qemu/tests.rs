@@ -75,6 +75,34 @@ fn a_launch_runs_as_the_vms_user_with_every_descriptor_inherited() {
 }
 
 #[test]
+fn a_shared_base_is_inherited_for_reading_only() {
+    let mut place = place();
+    in_namespace_with_tap(place.spec.tap.as_str());
+    let base = place.dir.path().join("base.ext4");
+    fs::write(&base, "base").unwrap();
+    fs::set_permissions(&base, PermissionsExt::from_mode(0o644)).unwrap();
+    place.spec.base = Some(base.clone());
+    let launch = qemu(FakeExec::silent()).prepare(&place.spec).unwrap();
+    let kept = launch
+        .keep
+        .iter()
+        .find(|fd| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap() == base);
+    let fd = kept.expect("the base is open").as_raw_fd();
+    let flags = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim().to_owned();
+    assert_eq!(u32::from_str_radix(&flags, 8).unwrap() & 0o3, 0, "opened for writing: {flags}");
+    assert!(
+        launch.cmd.line().contains(&format!("-add-fd fd={fd},set=3,opaque=base")),
+        "{}",
+        launch.cmd.line()
+    );
+    drop(launch);
+    fs::set_permissions(&base, PermissionsExt::from_mode(0o640)).unwrap();
+    let error = qemu(FakeExec::silent()).prepare(&place.spec).unwrap_err().one_line();
+    assert!(error.contains("base.ext4, whose mode is 0640"), "{error}");
+}
+
+#[test]
 fn a_tap_that_is_not_there_is_not_made() {
     let place = place();
     unshare(CloneFlags::CLONE_NEWNET).unwrap();

@@ -40,7 +40,9 @@ pub struct VmSpec {
     pub initrd: Option<PathBuf>,
     /// Kernel command line without what the VMM adds itself (console, reboot method).
     pub cmdline: String,
-    /// The root disk, writable, flushes honoured.
+    /// The base that many VMs read, if the disk is only what is written over one: then the guest's first disk.
+    pub base: Option<PathBuf>,
+    /// The disk that the guest writes, flushes honoured.
     pub disk: PathBuf,
     /// The seed disk, read-only.
     pub seed: PathBuf,
@@ -170,7 +172,7 @@ pub(crate) fn open_file(path: &Path, write: bool) -> Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// Fails when the VMM's user could not read the file by its mode. Kernels and initrds are shared between instances, so
+/// Fails when the VMM's user could not read the file by its mode. Kernels, initrds and bases are shared between instances, so
 /// they are not given to that user but must be readable by all.
 pub(crate) fn check_readable(path: &Path, metadata: &Metadata, uid: u32, gid: u32) -> Result<()> {
     let mode = metadata.mode();
@@ -200,6 +202,7 @@ impl VmSpec {
             kernel: dir.join("images/vmlinux"),
             initrd: Some(dir.join("images/initrd.img")),
             cmdline: "root=/dev/vda rw".to_owned(),
+            base: None,
             disk: dir.join("images/rootfs.ext4"),
             seed: dir.join("images/seed.img"),
             vcpu: 2,

@@ -60,6 +60,7 @@ fn boot() -> Machine {
         kernel: at("vmlinux"),
         initrd: None,
         cmdline: "root=/dev/vda".to_owned(),
+        base: None,
         disk: at("rootfs.ext4"),
         seed: at("seed.img"),
         vcpu: 2,
