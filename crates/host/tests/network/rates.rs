@@ -16,7 +16,7 @@ use fireclaw_host::{link::Netlink, network::Network, tap};
 
 use crate::{
     guest::GATEWAY,
-    lab::{Lab, Namespace, SERVER, alone, dotted, guard_with, ip, json, network, port, rules_of},
+    lab::{Lab, Namespace, SERVER, alone, dotted, guard_with, ip, json, network, port, rules_of, run},
 };
 
 const PORT: u16 = 9000;
@@ -54,6 +54,11 @@ fn a_taps_rate_is_set_changed_and_lifted() {
         assert_eq!(qdisc("ta2")["kind"], "tbf", "attached again it is as it was");
         limit(None);
         assert_eq!(qdisc("ta2")["kind"], own["kind"]);
+        // A queue that somebody else made is not ours to take away.
+        run("tc qdisc add dev ta2 root handle 7: tbf rate 1mbit burst 64kb latency 50ms");
+        limit(None);
+        assert_eq!(qdisc("ta2")["handle"], "7:");
+        run("tc qdisc del dev ta2 root");
         // Another instance's tap is left alone.
         network().limit(&"b".parse().unwrap(), &a.tap, Some(1000)).unwrap();
         assert_eq!(qdisc("ta2")["kind"], own["kind"]);
