@@ -41,21 +41,20 @@ impl Netlink {
         let mut message = TcMessage::default();
         message.header.index = i32::try_from(link.index).unwrap_or_default();
         message.header.parent = TcHandle::ROOT;
+        message.header.handle = HANDLE;
         let object = format!("the rate of {}", link.name);
         if let Some(rate) = bytes_per_second {
-            message.header.handle = HANDLE;
             message.attributes.push(TcAttribute::Kind(KIND.to_owned()));
             message.attributes.push(TcAttribute::Options(options(rate)));
             let flags = NLM_F_CREATE | NLM_F_REPLACE;
-            return self.wait(
-                "set",
-                &object,
-                self.ask(RouteNetlinkMessage::NewQueueDiscipline(message), flags),
-            );
+            let asked = self.ask(RouteNetlinkMessage::NewQueueDiscipline(message), flags);
+            return self.wait("set", &object, asked).map_err(|error| {
+                error.hint("the kernel needs the module `sch_tbf`; `--net-mbit none` lifts the limit")
+            });
         }
         let asked = self.runtime.block_on(self.ask(RouteNetlinkMessage::DelQueueDiscipline(message), 0));
         match asked {
-            // It has the kernel's own queue, which nobody can take away.
+            // It has the kernel's own queue, or somebody else's: that stays.
             Err(NetlinkError::NetlinkError(message))
                 if matches!(-message.raw_code(), libc::ENOENT | libc::EINVAL) =>
             {

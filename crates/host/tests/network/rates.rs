@@ -16,7 +16,7 @@ use fireclaw_host::{link::Netlink, network::Network, tap};
 
 use crate::{
     guest::GATEWAY,
-    lab::{Lab, Namespace, SERVER, alone, dotted, guard_with, ip, json, network, port, rules_of},
+    lab::{Lab, Namespace, SERVER, alone, dotted, guard_with, ip, json, network, port, rules_of, run},
 };
 
 const PORT: u16 = 9000;
@@ -54,6 +54,11 @@ fn a_taps_rate_is_set_changed_and_lifted() {
         assert_eq!(qdisc("ta2")["kind"], "tbf", "attached again it is as it was");
         limit(None);
         assert_eq!(qdisc("ta2")["kind"], own["kind"]);
+        // A queue that somebody else made is not ours to take away.
+        run("tc qdisc add dev ta2 root handle 7: tbf rate 1mbit burst 64kb latency 50ms");
+        limit(None);
+        assert_eq!(qdisc("ta2")["handle"], "7:");
+        run("tc qdisc del dev ta2 root");
         // Another instance's tap is left alone.
         network().limit(&"b".parse().unwrap(), &a.tap, Some(1000)).unwrap();
         assert_eq!(qdisc("ta2")["kind"], own["kind"]);
@@ -121,13 +126,13 @@ fn what_passes_keeps_to_the_rate_both_ways() {
     assert!(free > 3 * RATE, "without a limit {free} bytes a second are sent");
     rules(Some(RATE));
     let sent = rate(&guest, &lab.internet, SERVER, BYTES);
-    assert!((RATE / 3..RATE * 2).contains(&sent), "{sent} bytes a second are sent");
+    assert!((RATE / 5..RATE * 2).contains(&sent), "{sent} bytes a second are sent");
 
     let free = rate(&lab.host, &guest, [172, 16, 0, 2], BYTES);
     assert!(free > 3 * RATE, "without a limit {free} bytes a second come");
     shape(Some(RATE));
     let come = rate(&lab.host, &guest, [172, 16, 0, 2], BYTES);
-    assert!((RATE / 2..RATE * 3 / 2).contains(&come), "{come} bytes a second come");
+    assert!((RATE / 5..RATE * 3 / 2).contains(&come), "{come} bytes a second come");
     shape(None);
     rules(None);
     let free = rate(&lab.host, &guest, [172, 16, 0, 2], BYTES);

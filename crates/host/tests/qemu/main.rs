@@ -190,15 +190,16 @@ fn the_disks_rate_is_kept_and_changes_live() {
         begun.elapsed()
     };
     let free = reading();
-    assert!(free < Duration::from_secs(1), "{free:?}");
+    assert!(free < Duration::from_secs(2), "{free:?}");
     let rates = |disk_mbyte| Rates { disk_mbyte, ..Rates::default() };
-    machine.vmm.set_rates(&sock, &rates(Some(2))).unwrap();
+    machine.vmm.set_rates(&sock, &rates(Some(1))).unwrap();
+    // One request passes whatever its size, and the next one waits for it.
     reading();
     let slow = reading();
-    assert!((Duration::from_secs(1)..Duration::from_secs(6)).contains(&slow), "{slow:?}");
+    assert!((Duration::from_secs(3)..Duration::from_secs(30)).contains(&slow), "{slow:?}");
     machine.vmm.set_rates(&sock, &rates(None)).unwrap();
     let free = reading();
-    assert!(free < Duration::from_secs(1), "{free:?}");
+    assert!(free < Duration::from_secs(2), "{free:?}");
 }
 
 fn left(dir: &Path) -> Vec<String> {
