@@ -29,6 +29,9 @@ enum Command {
         /// Leave the end-to-end tests out (said in the last lines)
         #[arg(long)]
         fast: bool,
+        /// The long end-to-end cases too
+        #[arg(long, conflicts_with = "fast")]
+        all: bool,
     },
     /// Figures, written to docs/BENCHMARKS.md
     Bench,
@@ -45,7 +48,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Ci { fast } => ci::run(fast),
+        Command::Ci { fast, all } => ci::run(fast, all),
         Command::Bench => bench::run(),
         Command::Dist(options) => dist::run(&options),
         Command::E2e(options) => e2e::run(&options),

@@ -1,5 +1,7 @@
 //! A whole turn of the agent in the guest, against the provider's stand-in, with the provider's key on the host.
 
+use std::path::PathBuf;
+
 use fireclaw_core::error::{Context, Result};
 use serde_json::Value;
 
@@ -44,7 +46,8 @@ pub fn token(world: &World) -> Result<String> {
 /// Neither on its disk nor in its memory after it was used; the token, which the guest must have, is in both.
 pub fn key_is_nowhere(world: &mut World) -> Result<()> {
     world.guest("sync")?;
-    let (disk, pid, token) = (world.fc(ID, "images/rootfs.ext4"), world.vm_pid(ID)?, token(world)?);
+    let disk = PathBuf::from(world.status(ID)?["paths"]["disk"].as_str().unwrap_or_default());
+    let (pid, token) = (world.vm_pid(ID)?, token(world)?);
     for (place, found) in [
         ("disk", search::in_file(&disk, token.as_bytes())?.is_some()),
         ("memory", search::in_memory(pid, token.as_bytes())?.is_some()),
