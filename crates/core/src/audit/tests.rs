@@ -1,7 +1,7 @@
 //! Facts of a sound instance, what each fault makes of them, and the JSON of the whole.
 
 use super::*;
-use crate::spec::{NetworkSpec, SupervisorKind};
+use crate::spec::{EgressMode, KeyMode, NetworkSpec, SupervisorKind};
 
 fn record() -> InstanceRecord {
     let env = "FIRECLAW_STATE_FORMAT=plain-v2\nINSTANCE_ID=my-bot\nHOST_PORT=18891\nVM_IP=172.16.0.2\nVM_TAP=tmybot2\n\

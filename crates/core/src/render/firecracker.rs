@@ -3,8 +3,12 @@
 //!
 //! Keys and values are those of Firecracker's API description (1.16; the same in 1.17), options those of its jailer.
 
+mod rates;
+
 use std::path::{Path, PathBuf};
 
+pub use rates::RateChange;
+use rates::{CARD, DISK, Limiter};
 use serde::Serialize;
 
 use crate::{
@@ -109,92 +113,6 @@ struct Logger {
     level: &'static str,
     show_level: bool,
     show_log_origin: bool,
-}
-
-/// Buckets of bytes and of operations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Limiter {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bandwidth: Option<Bucket>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ops: Option<Bucket>,
-}
-
-/// `size` tokens that come back within `refill_time` milliseconds. A size of 0 is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Bucket {
-    size: u64,
-    refill_time: u64,
-}
-
-/// A second: a larger packet or request than the bucket holds makes Firecracker complain in its log, each time.
-const REFILL: u64 = 1000;
-
-impl Bucket {
-    const fn of(size: u64) -> Self {
-        Self { size, refill_time: if size == 0 { 0 } else { REFILL } }
-    }
-}
-
-impl Limiter {
-    /// As the machine is configured with: what has no limit has no bucket.
-    fn at_start(bytes: Option<u64>, ops: Option<u64>) -> Option<Self> {
-        let limiter = Self { bandwidth: bytes.map(Bucket::of), ops: ops.map(Bucket::of) };
-        (bytes.is_some() || ops.is_some()).then_some(limiter)
-    }
-
-    /// As a running machine is told: a bucket that is left out stays as it is, so what has no limit is said.
-    fn live(bytes: Option<u64>, ops: Option<u64>) -> Self {
-        let bucket = |size: Option<u64>| Some(Bucket::of(size.unwrap_or(0)));
-        Self { bandwidth: bucket(bytes), ops: bucket(ops) }
-    }
-}
-
-/// The id of the root disk.
-const DISK: &str = "disk";
-/// The id of the card.
-const CARD: &str = "eth0";
-
-/// What a running machine is sent by `PATCH` to change its rates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum RateChange {
-    /// The root disk's.
-    Drive {
-        /// Which.
-        drive_id: &'static str,
-        #[allow(missing_docs, private_interfaces)]
-        rate_limiter: Limiter,
-    },
-    /// The card's.
-    Card {
-        /// Which.
-        iface_id: &'static str,
-        #[allow(missing_docs, private_interfaces)]
-        rx_rate_limiter: Limiter,
-        #[allow(missing_docs, private_interfaces)]
-        tx_rate_limiter: Limiter,
-    },
-}
-
-impl RateChange {
-    /// All that a VM's rates ask for.
-    pub fn all(rates: &Rates) -> [Self; 2] {
-        let disk = Limiter::live(rates.disk_bytes(), rates.disk_iops.map(u64::from));
-        let card = Limiter::live(rates.net_bytes(), None);
-        [
-            Self::Drive { drive_id: DISK, rate_limiter: disk },
-            Self::Card { iface_id: CARD, rx_rate_limiter: card, tx_rate_limiter: card },
-        ]
-    }
-
-    /// Where it is sent.
-    pub fn path(&self) -> String {
-        match self {
-            Self::Drive { drive_id, .. } => format!("/drives/{drive_id}"),
-            Self::Card { iface_id, .. } => format!("/network-interfaces/{iface_id}"),
-        }
-    }
 }
 
 /// An entropy device with no limit.
