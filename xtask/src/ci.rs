@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("gcc", "gcc"),
     ("mmdebstrap", "mmdebstrap"),
+    ("busybox", "busybox-static"),
     ("qemu-img", "qemu-utils"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("man", "man-db"),

@@ -1,24 +1,23 @@
 //! What `list` and `status` show: records, supervisor and gateways put together. Starts no program: with hundreds of
 //! instances it must stay a glance.
 
+mod disks;
+
+pub use disks::runs_from_image;
+
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
 };
 
 use fireclaw_core::{
     error::Result,
     id::InstanceId,
-    layout::InstancePaths,
-    report::{
-        AllocationReport, BaseReport, DiskReport, Health, InstanceRow, StatusCheck, StatusReport, UnitState,
-    },
+    report::{AllocationReport, Health, InstanceRow, StatusCheck, StatusReport, UnitState},
     spec::{DiskKind, SupervisorKind},
     state::InstanceRecord,
 };
 use fireclaw_host::{
-    disk::same_file,
     lock,
     supervisor::{Service, ServiceStatus, State},
 };
@@ -179,7 +178,7 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
         row.guest = UnitState::Active;
     }
     let paths = app.settings.layout.instance(&record.id)?;
-    let disk = disk_report(app, record, &paths);
+    let disk = disks::report(app, record, &paths);
     let mut known = BTreeMap::from([
         ("config", paths.vmm_config.clone()),
         ("console_log", paths.console_log.clone()),
@@ -213,31 +212,6 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
         rates: record.rates,
         row,
     })
-}
-
-/// What the instance's disks are and take.
-fn disk_report(app: &App, record: &InstanceRecord, paths: &InstancePaths) -> Option<DiskReport> {
-    let size = |path: &Path| std::fs::metadata(path).map(|facts| facts.len()).ok();
-    let allocated = |path: &Path| app.host.disks.allocated_bytes(path).unwrap_or(0);
-    let written = paths.written_disk(record.disks);
-    let base = (record.disks == DiskKind::Shared).then(|| BaseReport {
-        size_bytes: size(&paths.base),
-        allocated_bytes: allocated(&paths.base),
-        current: runs_from_image(app, record),
-    });
-    Some(DiskReport {
-        kind: record.disks.to_string(),
-        size_bytes: size(written)?,
-        allocated_bytes: allocated(written),
-        base,
-    })
-}
-
-/// Whether the base of an instance still is its image's: not after the image was rebuilt or removed.
-pub fn runs_from_image(app: &App, record: &InstanceRecord) -> bool {
-    let layout = &app.settings.layout;
-    let (Ok(paths), Ok(image)) = (layout.instance(&record.id), record.image.parse()) else { return false };
-    record.disks == DiskKind::Shared && same_file(&paths.base, &layout.image(&image).rootfs)
 }
 
 fn checks(

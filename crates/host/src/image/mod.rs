@@ -19,6 +19,8 @@ mod store;
 pub mod tree;
 
 #[cfg(test)]
+mod ramdisk_tests;
+#[cfg(test)]
 mod seed_tests;
 
 use std::path::PathBuf;
