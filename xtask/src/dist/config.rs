@@ -22,7 +22,7 @@ const ABOUT: &[(&str, &str)] = &[
     ("supervisor", "auto, systemd or embedded."),
     (
         "memory_max",
-        "What a VM and its VMM may have at most, where systemd holds them to it, as with all limits: 3G, auto or none.",
+        "What a VM and its VMM may have at most, as with all limits by its unit or a control group: 3G, auto or none.",
     ),
     ("cpu_quota", "Percent of one CPU, auto (the VM's CPUs and a half) or none."),
     ("tasks_max", "Threads and processes, auto (512) or none."),

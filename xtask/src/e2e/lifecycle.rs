@@ -3,7 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use fireclaw_core::error::Result;
-use fireclaw_host::exec::{Exec, SystemExec};
+use fireclaw_host::{
+    cgroup::Controllers,
+    exec::{Exec, SystemExec},
+};
 use serde_json::Value;
 
 use super::world::{ID, World, ensure, has_started, names, same};
@@ -59,6 +62,8 @@ pub fn is_stopped(world: &World, id: &str) -> Result<()> {
         same(field, &status[field], &Value::from(value))?;
     }
     ensure(world.vm_pid(id).is_err(), || "the VMM runs still".into())?;
+    let grouped = Controllers::find()?.is_some_and(|it| id.parse().is_ok_and(|id| it.has(&id)));
+    ensure(!grouped, || "its control group is left".into())?;
     let disk = status["paths"]["disk"].as_str().unwrap_or("?");
     ensure(Path::new(disk).exists(), || "the disk is gone".into())?;
     let links = shell::must("ip", &["-o", "link"])?;

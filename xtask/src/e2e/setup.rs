@@ -7,6 +7,7 @@ use std::{
 };
 
 use fireclaw_core::error::{Context, Result};
+use fireclaw_host::cgroup::Controllers;
 use serde_json::Value;
 
 use super::world::{ID, World, ensure, same};
@@ -67,7 +68,14 @@ pub fn setup(world: &mut World) -> Result<()> {
     // The VMM is not root.
     let status = std::fs::read_to_string(format!("/proc/{}/status", world.vm_pid(ID)?))
         .context("read", "the VMM's status")?;
-    ensure(!status.contains("Uid:\t0"), || "the VMM runs as root".into())
+    ensure(!status.contains("Uid:\t0"), || "the VMM runs as root".into())?;
+    if Controllers::find()?.is_none() {
+        say::line("    this kernel has no control groups: nothing limits the VM");
+        return Ok(());
+    }
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", world.vm_pid(ID)?))
+        .context("read", "the VMM's control groups")?;
+    ensure(groups.contains(&format!("/fireclaw/{ID}\n")), || format!("the VMM is in no group: {groups}"))
 }
 
 /// What exists is not made again, and what is wanted twice is not given twice.

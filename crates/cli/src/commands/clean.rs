@@ -9,8 +9,10 @@ use fireclaw_core::{
     error::{Error, Result},
     id::InstanceId,
     layout::InstancePaths,
+    spec::SupervisorKind,
 };
 use fireclaw_host::{
+    cgroup::Controllers,
     fs,
     supervisor::Service,
     systemd::journal,
@@ -26,7 +28,7 @@ const START_AGAIN: u8 = 75;
 /// The journal has what a process wrote soon after its end.
 const JOURNAL: Duration = Duration::from_secs(2);
 
-/// Removes the tap, the API socket and the jail. What is not there is fine. With `ended` it says by its exit code whether the
+/// Removes the tap, the API socket, the jail and the control group. What is not there is fine. With `ended` it says by its exit code whether the
 /// run that has just ended is to be started again.
 pub fn run(app: &App, id: &str, ended: bool) -> Result<ExitCode> {
     let record = app.store().load(&id.parse()?)?;
@@ -35,6 +37,9 @@ pub fn run(app: &App, id: &str, ended: bool) -> Result<ExitCode> {
     fs::remove_file(&paths.halting)?;
     app.host.network.detach(&record.id, &record.vm_tap)?;
     vmm::clean(&api_sock(app, &record)?, &paths.jail_dir)?;
+    if let (SupervisorKind::Embedded, Some(controllers)) = (record.supervisor, Controllers::find()?) {
+        controllers.leave(&record.id)?;
+    }
     Ok(if again { ExitCode::from(START_AGAIN) } else { ExitCode::SUCCESS })
 }
 

@@ -5,10 +5,12 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use fireclaw_core::{
     error::{Error, Result},
     id::vmm_uid,
-    spec::{DiskKind, vmm_choice::choose},
+    render::cgroup::{Size, entries},
+    spec::{DiskKind, SupervisorKind, VmmKind, vmm_choice::choose},
     state::{Format, InstanceRecord},
 };
 use fireclaw_host::{
+    cgroup::{self, Controllers},
     exec::handover,
     vmm::{self, Start, VmSpec, Vmm},
 };
@@ -32,8 +34,29 @@ pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     }
     steps::attach(app, &record)?;
     steps::limit_network(app, &record, vmm.kind())?;
+    limit(app, &record, vmm.kind())?;
     let launch = vmm.prepare(&spec)?;
     match handover::replace(&launch.cmd, &launch.keep)? {}
+}
+
+/// Where no unit does it, this process limits itself and so the VMM that it becomes. What a kernel does not offer is said in
+/// the VM's log.
+fn limit(app: &App, record: &InstanceRecord, vmm: VmmKind) -> Result<()> {
+    if record.supervisor != SupervisorKind::Embedded {
+        return Ok(());
+    }
+    let limits = &app.settings.limits;
+    let Some(controllers) = Controllers::find()? else {
+        app.ui.warn("this kernel has no control groups: the VM is not limited");
+        return Ok(());
+    };
+    let size = Size { vcpu: record.vcpu, mem_mib: record.mem_mib, vmm };
+    let disk = cgroup::disk_of(&app.settings.layout.fc_root);
+    let entries = entries(controllers.version, limits, size, disk);
+    for told in controllers.join(&record.id, std::process::id(), &entries) {
+        app.ui.warn(&format!("the VM is not limited as it should be: {told}"));
+    }
+    Ok(())
 }
 
 /// The VMM of an instance on this host. What the Bash fireclaw made ran on Firecracker; where that cannot run the same

@@ -1,5 +1,6 @@
 //! Struct to text: everything that is written to a file or handed to a program. Pure, and pinned by golden files.
 
+pub mod cgroup;
 pub mod cloud_init;
 pub mod firecracker;
 pub mod nft;

@@ -1,7 +1,7 @@
 //! What the host grants the processes of one VM: values of the configuration file that become properties of its unit.
 //! Touches nothing.
 
-use super::DiskSize;
+use super::{DiskSize, VmmKind};
 use crate::error::{Error, Result};
 
 /// A bound that is chosen by itself, switched off, or said.
@@ -14,6 +14,17 @@ pub enum Bound {
     Off,
     /// This much, in the unit of its setting.
     At(u64),
+}
+
+impl Bound {
+    /// The bound, with what follows from the VM's size.
+    fn or_else(self, auto: impl FnOnce() -> u64) -> Option<u64> {
+        match self {
+            Self::Auto => Some(auto()),
+            Self::Off => None,
+            Self::At(value) => Some(value),
+        }
+    }
 }
 
 /// The limits of one VM, its VMM and its helpers included.
@@ -47,7 +58,27 @@ impl Default for Limits {
     }
 }
 
+/// What a VMM needs beside the guest's memory, in MiB: page tables, buffers, pages of its disk on their way, and where the
+/// CPU is emulated a cache of translated code of up to a gibibyte. Firecracker, then whatever may be QEMU.
+const BESIDE: (u64, u64) = (512, 1536);
+
 impl Limits {
+    /// The most memory of a VM of this size with its VMM, in bytes; `None`: no bound.
+    pub fn memory_bytes(&self, mem_mib: u32, vmm: Option<VmmKind>) -> Option<u64> {
+        let beside = if vmm == Some(VmmKind::Firecracker) { BESIDE.0 } else { BESIDE.1 };
+        self.memory.or_else(|| (u64::from(mem_mib) + beside) << 20)
+    }
+
+    /// Percent of one CPU; `None`: no bound.
+    pub fn cpu_percent(&self, vcpu: u32) -> Option<u64> {
+        self.cpu.or_else(|| u64::from(vcpu) * 100 + 50)
+    }
+
+    /// Threads and processes; `None`: no bound.
+    pub fn tasks_max(&self) -> Option<u64> {
+        self.tasks.or_else(|| 512)
+    }
+
     /// The keys of the configuration file with their defaults.
     pub const KEYS: [(&str, &str); 6] = [
         ("memory_max", "auto"),

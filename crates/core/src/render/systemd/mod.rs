@@ -21,7 +21,7 @@ use text::Unit;
 use crate::{
     id::{InstanceId, UnitName},
     layout::Layout,
-    spec::{Bound, ServiceSpec, VmmKind},
+    spec::{ServiceSpec, VmmKind},
 };
 
 /// The first line of every unit of ours. One without it is somebody else's (the Bash fireclaw's) and stays as it is.
@@ -74,10 +74,6 @@ const WINDOW: u32 = 300;
 const HALT: u32 = 330;
 /// The seconds until systemd cuts the VM off: those and what the guest's own shutdown takes.
 const STOP: u32 = HALT + 30;
-/// What a VMM needs beside the guest's memory, in MiB: page tables, buffers, pages of its disk on their way, and where the
-/// CPU is emulated a cache of translated code of up to a gibibyte. Firecracker, then QEMU.
-const BESIDE: (u64, u64) = (512, 1536);
-
 /// The unit of the VM.
 pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {
     let name = id.vm_unit();
@@ -200,22 +196,13 @@ fn install(unit: &mut Unit) {
 
 fn limits(unit: &mut Unit, dir: &Path, spec: &ServiceSpec) {
     let limits = &spec.limits;
-    let beside = if spec.vmm == Some(VmmKind::Firecracker) { BESIDE.0 } else { BESIDE.1 };
-    match limits.memory {
-        Bound::Auto => unit.set("MemoryMax", format!("{}M", u64::from(spec.mem_mib) + beside)),
-        Bound::At(bytes) => unit.set("MemoryMax", bytes),
-        Bound::Off => {}
+    if let Some(bytes) = limits.memory_bytes(spec.mem_mib, spec.vmm) {
+        unit.set("MemoryMax", bytes);
     }
-    match limits.cpu {
-        Bound::Auto => unit.set("CPUQuota", format!("{}%", u64::from(spec.vcpu) * 100 + 50)),
-        Bound::At(percent) => unit.set("CPUQuota", format!("{percent}%")),
-        Bound::Off => {}
+    if let Some(percent) = limits.cpu_percent(spec.vcpu) {
+        unit.set("CPUQuota", format!("{percent}%"));
     }
-    match limits.tasks {
-        Bound::Auto => unit.set("TasksMax", 512),
-        Bound::At(tasks) => unit.set("TasksMax", tasks),
-        Bound::Off => unit.set("TasksMax", "infinity"),
-    }
+    unit.set("TasksMax", limits.tasks_max().map_or("infinity".to_owned(), |tasks| tasks.to_string()));
     if let Some(weight) = limits.io_weight {
         unit.set("IOWeight", weight);
     }

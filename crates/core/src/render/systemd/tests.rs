@@ -1,7 +1,7 @@
 //! Golden units, and what must hold for all of them.
 
 use super::*;
-use crate::spec::Limits;
+use crate::spec::{Bound, Limits};
 
 fn render(
     change: impl FnOnce(&mut Layout, &mut PathBuf, &mut ServiceSpec),
