@@ -162,6 +162,9 @@ fn the_vmm_that_run_becomes_leaves_no_core() {
     assert_eq!(shaped[0]["options"]["rate"], 1_250_000, "{shaped}");
     let rules = host.namespace.run(|| crate::lab::run("nft list chain bridge fireclaw rates"));
     assert!(rules.contains("limit rate over"), "{rules}");
+    // Its supervisor would do this: without it the control group stays.
+    drop(vmm);
+    assert!(host.start("clean").0.wait().unwrap().success());
 }
 
 /// Ends what the supervisor keeps running, whatever becomes of the test.
