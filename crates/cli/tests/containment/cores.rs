@@ -1,5 +1,5 @@
-//! No process of an instance leaves its memory on a disk: the proxy, the supervisor, and the VMM that `run` becomes. Each is
-//! started by its verb with a limit that would allow cores, and looked at by `/proc`.
+//! Processes of an instance as they run: none leaves its memory on a disk (the proxy, the supervisor, and the VMM that `run`
+//! becomes, each started by its verb with a limit that would allow cores), and the VM is in a group with limits.
 
 use std::{
     fs,
@@ -13,6 +13,7 @@ use std::{
 
 use fireclaw_core::{id::InstanceId, layout::Layout};
 use fireclaw_host::{
+    cgroup::Controllers,
     embedded::EmbeddedSupervisor,
     exec::{Cmd, Exec as _, SystemExec},
     supervisor::{Service, Supervisor as _},
@@ -22,6 +23,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::{lab::Namespace, stage::comes};
 
 struct Host {
+    id: &'static str,
     namespace: Namespace,
     root: tempfile::TempDir,
 }
@@ -39,16 +41,21 @@ impl Drop for Process {
 impl Host {
     /// An instance with all its files; its kernel waits for a power button.
     fn new() -> Self {
-        let this = Self { namespace: Namespace::make(), root: tempfile::tempdir().unwrap() };
-        for dir in ["state/.vm-a", "fc/a/images", "fc/a/config", "fc/a/logs", "fc/a/supervisor"] {
-            fs::create_dir_all(this.at(dir)).unwrap();
+        Self::named("a")
+    }
+
+    fn named(id: &'static str) -> Self {
+        let this = Self { id, namespace: Namespace::make(), root: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(this.at(&format!("state/.vm-{id}"))).unwrap();
+        for dir in ["images", "config", "logs", "supervisor"] {
+            fs::create_dir_all(this.at(&format!("fc/{id}/{dir}"))).unwrap();
         }
-        let env = "FIRECLAW_STATE_FORMAT=plain-v2\nINSTANCE_ID=a\nHOST_PORT=18891\nVM_IP=172.16.0.2\nVM_TAP=ta2\n\
+        let env = "FIRECLAW_STATE_FORMAT=plain-v2\nHOST_PORT=18891\nVM_IP=172.16.0.2\nVM_TAP=ta2\n\
                    GATEWAY_TOKEN=abc\nMODEL=anthropic/claude-opus-4-6\nRUNTIME=native\nVMM=qemu\nSUPERVISOR=embedded\n\
                    PROVISIONED=true\nNET_MBIT=10\nVM_MEM_MIB=128\nVM_VCPU=1\n";
-        fs::write(this.at("state/.vm-a/.env"), env).unwrap();
+        fs::write(this.at(&format!("state/.vm-{id}/.env")), format!("{env}INSTANCE_ID={id}\n")).unwrap();
         for file in ["vmlinux", "rootfs.ext4", "seed.img"] {
-            fs::write(this.at("fc/a/images").join(file), crate::machine::guest()).unwrap();
+            fs::write(this.at(&format!("fc/{id}/images")).join(file), crate::machine::guest()).unwrap();
         }
         this
     }
@@ -64,7 +71,7 @@ impl Host {
             .map(|(name, below)| (name.to_owned(), self.at(below).display().to_string()));
         let program = env!("CARGO_BIN_EXE_fireclaw").into();
         let supervisor = EmbeddedSupervisor::new(layout, program, environment.into());
-        let id: InstanceId = "a".parse().unwrap();
+        let id: InstanceId = self.id.parse().unwrap();
         self.namespace.run(|| {
             for service in Service::ALL {
                 supervisor.start(&id, service).unwrap();
@@ -88,7 +95,7 @@ impl Host {
     fn start(&self, verb: &str) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fireclaw"));
         command
-            .args([verb, "a"])
+            .args([verb, self.id])
             .env_clear()
             .env("STATE_ROOT", self.at("state"))
             .env("FC_ROOT", self.at("fc"))
@@ -172,7 +179,7 @@ struct Served<'a>(&'a Host, EmbeddedSupervisor);
 
 impl Drop for Served<'_> {
     fn drop(&mut self) {
-        let _ = self.0.namespace.run(|| self.1.uninstall(&"a".parse().unwrap()));
+        let _ = self.0.namespace.run(|| self.1.uninstall(&self.0.id.parse().unwrap()));
     }
 }
 
@@ -209,4 +216,29 @@ fn an_audit_of_a_running_instance_finds_nothing() {
         assert_eq!(vm[field], true, "{field} of {vm}");
     }
     assert_eq!(shown["sockets"], serde_json::json!(["tcp 127.0.0.1:18891", "tcp [::1]:18891"]));
+}
+
+/// The group of a VM is there while the VM runs, and goes with it.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_vm_without_systemd_is_held_by_a_group() {
+    let controllers = Controllers::find().unwrap().expect("this test needs a kernel with control groups");
+    let host = Host::named("grouped");
+    let id: InstanceId = host.id.parse().unwrap();
+    let served = Served(&host, host.serve());
+    let groups = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = processes.filter_map(|it| it.file_name().to_str()?.parse::<u32>().ok());
+        // QEMU calls itself by the instance's name.
+        let vmm = pids.find(|pid| name(*pid) == "grouped");
+        vmm.map(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default())
+    };
+    assert!(
+        comes(|| groups().is_some_and(|groups| groups.contains("/fireclaw/grouped\n"))),
+        "{:?}",
+        groups()
+    );
+    assert!(controllers.has(&id));
+    drop(served);
+    assert!(!controllers.has(&id), "the group outlived its VM");
 }
