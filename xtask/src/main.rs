@@ -7,6 +7,7 @@ mod dist;
 mod documents;
 mod e2e;
 mod lab;
+mod record;
 mod say;
 mod shell;
 

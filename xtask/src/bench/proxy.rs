@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use crate::record;
 use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::{
     exec::{Cmd, Exec, SystemExec, handover},
@@ -95,7 +96,8 @@ pub fn run(fireclaw: &Path) -> Result<String> {
     let mut absent = Vec::new();
 
     let port = free_port()?;
-    candidates.push(Candidate::start("fireclaw proxy", port, &our_proxy(fireclaw, port))?);
+    let root = tempfile::tempdir().context("create", "a folder for a record")?;
+    candidates.push(Candidate::start("fireclaw proxy", port, &our_proxy(fireclaw, port, root.path())?)?);
     if let Some(socat) = exec.which("socat") {
         let port = free_port()?;
         let listen = format!("TCP-LISTEN:{port},fork,reuseaddr,bind=127.0.0.1");
@@ -126,16 +128,16 @@ pub fn run(fireclaw: &Path) -> Result<String> {
     Ok(table(&candidates, &figures, &absent))
 }
 
-/// `fireclaw proxy` as a unit of systemd starts it: told where to listen and where the guest is.
-fn our_proxy(fireclaw: &Path, port: u16) -> Cmd {
-    Cmd::new(fireclaw).args([
-        "proxy",
-        "bench",
-        "--port",
-        &port.to_string(),
-        "--guest",
-        &TARGET.ip().to_string(),
-    ])
+/// `fireclaw proxy` as a supervisor starts it: the record says where to listen and where the guest is.
+fn our_proxy(fireclaw: &Path, port: u16, root: &Path) -> Result<Cmd> {
+    let (state, fc) = (root.join("state"), root.join("fc"));
+    for folder in [state.join(".vm-bench"), fc.join("bench")] {
+        fs::create_dir_all(&folder).context("create folder", folder.display())?;
+    }
+    let record = state.join(".vm-bench/.env");
+    fs::write(&record, record::text("bench", port, TARGET.ip())).context("write", record.display())?;
+    let env = |path: std::path::PathBuf| path.display().to_string();
+    Ok(Cmd::new(fireclaw).args(["proxy", "bench"]).env("STATE_ROOT", env(state)).env("FC_ROOT", env(fc)))
 }
 
 fn measure(candidates: &[Candidate]) -> Result<Vec<Figures>> {

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::Child,
     time::{Duration, Instant},
@@ -28,7 +28,7 @@ use super::{
     deb::{self, OLDER_NAMES},
     make, npm,
 };
-use crate::{say, shell};
+use crate::{record, say, shell};
 
 /// The release of Debian that the package is installed in: the oldest that fireclaw is for.
 const SUITE: &str = "bookworm";
@@ -292,7 +292,12 @@ impl Running {
         let address = free.context("find", "a free port")?;
         let record = tree.path(RECORD);
         fs::create_dir_all(record.parent().unwrap_or(&record)).context("create folder", record.display())?;
-        fs::write(&record, record_text(address.port())).context("write", record.display())?;
+        // The address of its guest is one of loopback, where nothing listens.
+        let text = record::text("pack", address.port(), Ipv4Addr::new(127, 0, 0, 9).into());
+        fs::write(&record, text).context("write", record.display())?;
+        // Where its sidecar listens for orders.
+        let folder = tree.path("srv/firecracker/vm-demo/pack");
+        fs::create_dir_all(&folder).context("create folder", folder.display())?;
         let proxy = handover::spawn(&tree.cmd("/usr/bin/fireclaw", &["proxy", "pack"]), None)?;
         let mut running = Self { proxy, address };
         running.must_answer("its start")?;
@@ -325,15 +330,4 @@ impl Drop for Running {
         let _ = self.proxy.kill();
         let _ = self.proxy.wait();
     }
-}
-
-/// The least that a record needs. The address of its guest is one of loopback, where nothing listens.
-fn record_text(port: u16) -> String {
-    format!(
-        "FIRECLAW_STATE_FORMAT=plain-v1\nINSTANCE_ID=pack\nHOST_PORT={port}\nVM_IP=127.0.0.9\nVM_TAP=tpack9\n\
-         VM_MAC=06:fc:00:10:00:09\nGATEWAY_TOKEN=none\nMODEL=anthropic/claude-opus-4-6\nSKILLS=github\n\
-         TELEGRAM_USERS=\nOPENCLAW_IMAGE=ghcr.io/openclaw/openclaw:latest\nVM_VCPU=1\nVM_MEM_MIB=512\n\
-         DISK_SIZE=1G\nAPI_SOCK=/srv/firecracker/vm-demo/pack/firecracker.socket\n\
-         SSH_KEY_PATH=/root/.ssh/none\nSKIP_BROWSER_INSTALL=true\n"
-    )
 }
