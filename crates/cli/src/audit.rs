@@ -120,12 +120,14 @@ fn files(record: &InstanceRecord, paths: &InstancePaths) -> Vec<FileFact> {
         .filter_map(|dir| inspect::file(dir, FileKind::Dir, &[]))
         .collect();
     all.extend(inspect::files_in(&paths.state_dir, &[]));
-    // The disk belongs to the VMM's user while a jail is built around it.
-    all.extend(
-        [&paths.disk, &paths.seed].into_iter().filter_map(|it| inspect::file(it, FileKind::Secret, &vmm)),
-    );
+    // The disk belongs to the VMM's user while a jail is built around it, who also reads the seed and its configuration there.
+    let disk = paths.written_disk(record.disks);
+    all.extend([disk, &paths.seed].into_iter().filter_map(|it| inspect::file(it, FileKind::Secret, &vmm)));
     let sockets = [&paths.sidecar_sock, &paths.supervisor_sock, &paths.vmm_config];
     all.extend(sockets.into_iter().filter_map(|it| inspect::file(it, FileKind::Secret, &[])));
+    for fact in all.iter_mut().filter(|fact| fact.path == paths.seed || fact.path == paths.vmm_config) {
+        fact.reader = Some(vmm[0]);
+    }
     let key = &record.ssh_key_path;
     // It belongs to whose folder it lies in.
     let home = key.parent().and_then(|dir| inspect::file(dir, FileKind::Root, &[])).map(|dir| dir.uid);

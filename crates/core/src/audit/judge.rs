@@ -100,7 +100,10 @@ fn file(findings: &mut Findings<'_>, fact: &FileFact) {
         FileKind::Root => (0o755, "0755"),
     };
     // A secret that may be executed as well tells nobody more.
-    let loose = fact.mode & 0o777 & !allowed & !0o100;
+    let mut loose = fact.mode & 0o777 & !allowed & !0o100;
+    if fact.reader == Some(fact.gid) {
+        loose &= !0o040;
+    }
     if loose != 0 {
         let readable = loose & 0o066 != 0;
         let weight = if readable { Weight::High } else { Weight::Medium };

@@ -72,6 +72,10 @@ pub struct FileFact {
     pub uid: u32,
     /// The owners besides root that it may have.
     pub owners: Vec<u32>,
+    /// Its group.
+    pub gid: u32,
+    /// The group that may read it: that of the one VM which has to.
+    pub reader: Option<u32>,
 }
 
 /// Which process of an instance.

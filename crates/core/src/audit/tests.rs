@@ -18,6 +18,8 @@ fn file(path: &str, kind: FileKind, mode: u32) -> FileFact {
         mode,
         uid: 0,
         owners: vec![crate::id::vmm_uid([172, 16, 0, 2].into())],
+        gid: 0,
+        reader: None,
     }
 }
 
@@ -83,6 +85,25 @@ fn nothing_is_found_where_everything_is_as_fireclaw_makes_it() {
 }
 
 /// Each fault alone: exactly one finding, so that none hides behind another.
+/// In a jail the VMM reads its seed by a group of which nobody else is a member.
+#[test]
+fn the_vm_that_has_to_may_read_by_its_own_group() {
+    let (own, other) = (1_900_000_002, 1_900_000_003);
+    for (gid, reader, mode, fine) in [
+        (own, Some(own), 0o640, true),
+        (other, Some(own), 0o640, false),
+        (own, None, 0o640, false),
+        (own, Some(own), 0o660, false),
+        (own, Some(own), 0o644, false),
+    ] {
+        let mut facts = sound();
+        facts.files = vec![FileFact { gid, reader, ..file("/srv/seed.img", FileKind::Secret, mode) }];
+        let report = judge(&HostFacts::default(), &[facts]);
+        let found = report.findings.iter().any(|finding| finding.check == "files");
+        assert_eq!(found, !fine, "{gid} {reader:?} {mode:o}");
+    }
+}
+
 #[test]
 fn every_fault_is_found_and_nothing_with_it() {
     type Spoil = fn(&mut InstanceFacts);

@@ -88,6 +88,8 @@ pub fn file(path: &Path, kind: FileKind, owners: &[u32]) -> Option<FileFact> {
         mode: metadata.permissions().mode() & 0o7777,
         uid: metadata.uid(),
         owners: owners.to_vec(),
+        gid: metadata.gid(),
+        reader: None,
     })
 }
 
