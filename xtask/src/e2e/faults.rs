@@ -80,7 +80,7 @@ pub fn powered_off(world: &mut World) -> Result<()> {
 /// sshd gone: commands that need it say so.
 pub fn ssh_gone(world: &mut World) -> Result<()> {
     world.ok(&["start", ID])?;
-    world.guest("sudo systemctl disable --now ssh.socket ssh.service 2>/dev/null; sudo systemctl mask --runtime ssh.service ssh.socket 2>/dev/null; sudo pkill -x sshd; true")?;
+    world.guest("sudo systemctl stop ssh.socket ssh.service 2>/dev/null; sudo systemctl mask --runtime ssh.service ssh.socket 2>/dev/null; sudo pkill -x sshd; true")?;
     let output = world.ask(&["shell", ID, "true"])?;
     ensure(!output.status.success(), || "a shell without SSH".into())?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
