@@ -3,6 +3,7 @@
 mod bash;
 mod boot;
 mod docker;
+mod figures;
 mod jailer;
 mod neighbours;
 mod openclaw;
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Scenario> {
         firecracker("jailer", jailer::jailer),
         scenario("the units", units::units),
         scenario("the Debian package", package::debian),
+        large("the npm package", package::npm),
         scenario("reboot and power cut", reboots::host),
         scenario("reboot in the guest", reboots::guest).long(),
         scenario("power-off in the guest", reboots::guest_off).long(),
@@ -86,6 +88,7 @@ pub fn all() -> Vec<Scenario> {
         host_only("a subnet routed elsewhere", neighbours::routed_subnet),
         firecracker("taking over from Bash", bash::takes_over).long(),
         scenario("upgrade of fireclaw", upgrade::binary).long(),
+        firecracker("figures", figures::figures).long(),
         large("a real OpenClaw", openclaw::native),
         large("OpenClaw in Docker", docker::runtime),
         large("a stock root filesystem", docker::stock),
