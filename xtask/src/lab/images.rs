@@ -184,6 +184,7 @@ fn entries(request: &BuildRequest) -> Vec<Entry> {
         file(customise::ENTRY, 0o644, "// nobody reads this\n"),
         file("/opt/openclaw/lib/node_modules/openclaw/package.json", 0o644, "{\"version\":\"0.0.0\"}\n"),
         file("/usr/local/bin/lab-writer", 0o755, include_str!("files/writer.sh")),
+        file("/usr/local/bin/lab-hostile", 0o755, include_str!("files/hostile.sh")),
         file("/usr/local/bin/lab-rows", 0o755, include_str!("files/rows.sh")),
         file("/etc/systemd/system/lab-writer.service", 0o644, WRITER),
         Entry::Link {

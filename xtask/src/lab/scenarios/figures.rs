@@ -37,10 +37,25 @@ fn resident(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn median(said: &str, of: &str) -> Result<u64> {
+/// The value in the middle of those that lines of this name give.
+pub fn median(said: &str, of: &str) -> Result<u64> {
+    let values = sorted(said, of)?;
+    Ok(values[values.len() / 2])
+}
+
+/// The largest of them.
+pub fn worst(said: &str, of: &str) -> Result<u64> {
+    let values = sorted(said, of)?;
+    Ok(values[values.len() - 1])
+}
+
+/// At least one.
+fn sorted(said: &str, of: &str) -> Result<Vec<u64>> {
     let mut values: Vec<u64> =
         said.lines().filter_map(|line| line.strip_prefix(of)?.trim().parse().ok()).collect();
     values.sort_unstable();
-    let middle = values.get(values.len() / 2).copied();
-    middle.ok_or_else(|| Error::new("measure", of.to_owned()).because(format!("the script said: {said}")))
+    if values.is_empty() {
+        return Err(Error::new("measure", of.to_owned()).because(format!("the script said: {said}")));
+    }
+    Ok(values)
 }

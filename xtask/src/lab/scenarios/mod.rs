@@ -4,6 +4,7 @@ mod bash;
 mod boot;
 mod docker;
 mod figures;
+mod hostile;
 mod jailer;
 mod neighbours;
 mod openclaw;
@@ -89,6 +90,7 @@ pub fn all() -> Vec<Scenario> {
         firecracker("taking over from Bash", bash::takes_over).long(),
         scenario("upgrade of fireclaw", upgrade::binary).long(),
         firecracker("figures", figures::figures).long(),
+        scenario("a hostile neighbour", hostile::neighbour).long(),
         large("a real OpenClaw", openclaw::native),
         large("OpenClaw in Docker", docker::runtime),
         large("a stock root filesystem", docker::stock),
