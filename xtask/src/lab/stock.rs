@@ -69,8 +69,10 @@ pub fn folder(below: &Path) -> Result<PathBuf> {
 fn bootstrap(tree: &Path, debs: &Path) -> Result<()> {
     fs::create_dir_all(debs).context("create folder", debs.display())?;
     let cmd = disk::mmdebstrap(PACKAGES)
+        // The apt outside, with the ways to mirrors that this machine has.
         .arg(format!(
-            "--customize-hook=chroot \"$1\" apt-get --yes --no-install-recommends --download-only install {WANTED}"
+            "--customize-hook=APT_CONFIG=\"$MMDEBSTRAP_APT_CONFIG\" apt-get --yes --no-install-recommends \
+             --download-only install {WANTED}"
         ))
         .arg(format!("--customize-hook=copy-out /var/cache/apt/archives {}", debs.display()))
         .arg(SUITE)

@@ -60,7 +60,7 @@ fn journal(lab: &Lab) -> Result<u64> {
     said.split_whitespace().next().unwrap_or_default().parse().context("read", "the size of the journal")
 }
 
-/// Its VMM is at work: a guest that was idle uses a good part of a processor now.
+/// Its VMM is at work: a guest that was idle uses a part of a processor now.
 fn begun(lab: &Lab, misdeed: &str) -> Result<bool> {
     let state = lab.remote.ask(&["systemctl", "is-active", &format!("lab-misdeed-{misdeed}")])?.text();
     let Some(pid) = lab.vm_pid(HOSTILE)? else { return Ok(false) };
@@ -71,7 +71,7 @@ fn begun(lab: &Lab, misdeed: &str) -> Result<bool> {
     };
     let before = ticks()?;
     lab.remote.must(&["sleep", "1"])?;
-    Ok(state == "active" && ticks()? > before + 30)
+    Ok(state == "active" && ticks()? > before + 15)
 }
 
 fn latency(lab: &Lab, port: &str) -> Result<(u64, u64)> {
