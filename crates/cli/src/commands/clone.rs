@@ -61,14 +61,11 @@ pub fn run(app: &App, args: &CloneArgs) -> Result<()> {
     let mem_mib = request.mem_mib.unwrap_or(source.mem_mib);
     checks::memory(app, mem_mib)?;
     doctor::must_be_ready(&doctor::examine(app, &Need::to_run(source.vmm)))?;
-    let choice = choose(Some(source.vmm), &checks::vmm_facts(app, MayInstall::default())?)?;
+    choose(Some(source.vmm), &checks::vmm_facts(app, MayInstall::default())?)?;
     let allocation_lock =
         lock::wait_for(&app.settings.layout.allocation_lock(), "addresses", ALLOCATION, &app.interrupt)?;
     let allocation = free_addresses(app, &request.to, request.host_port)?;
     let record = renewed(app, &request, &source, allocation)?;
-    if !choice.kvm {
-        app.ui.note(&format!("the VM is emulated and slow: {}", choice.reason));
-    }
     let origin = Origin::new(source.clone(), held_source, request.without_channels);
     let mut steps = Steps::of_clone(app, record, origin, allocation_lock);
     let journal = app.settings.layout.instance(&request.to)?.journal;

@@ -2,6 +2,7 @@
 
 mod bash;
 mod boot;
+mod clone;
 mod jailer;
 mod neighbours;
 mod openclaw;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("the units", units::units),
         scenario("the Debian package", package::debian),
         scenario("reboot and power cut", reboots::host),
+        scenario("clone", clone::side_by_side).long(),
         scenario("reboot in the guest", reboots::guest).long(),
         scenario("power-off in the guest", reboots::guest_off).long(),
         scenario("docker beside it", neighbours::docker),

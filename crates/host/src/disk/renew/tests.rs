@@ -227,11 +227,13 @@ fn channels_are_refused_or_left_behind() {
     assert!(!guest.read("/home/ubuntu/.openclaw/openclaw.json").contains("1:"));
 }
 
+/// What a guest did, and how.
+type Malice<'a> = (&'a str, &'a dyn Fn(&Guest));
+
 /// Whatever a guest made of its own disk is an error with its reason, or harmless; it never touches the host's files.
 #[test]
 fn a_guest_in_bad_faith_gets_an_error() {
     let config = "/home/ubuntu/.openclaw/openclaw.json";
-    type Malice<'a> = (&'a str, &'a dyn Fn(&Guest));
     let cases: [Malice<'_>; 7] = [
         ("a link to a file of the host", &|guest| {
             std::fs::remove_file(guest.at(config)).unwrap();
