@@ -25,6 +25,8 @@ pub enum Operation {
     Restart,
     /// `destroy`
     Destroy,
+    /// `clone`
+    Clone,
 }
 
 impl fmt::Display for Operation {
@@ -36,6 +38,7 @@ impl fmt::Display for Operation {
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Destroy => "destroy",
+            Self::Clone => "clone",
         })
     }
 }
@@ -80,6 +83,10 @@ pub enum Step {
     StopGateway,
     /// Shut the VM down.
     StopVm,
+    /// Keep the base, kernel and initrd of another instance, and copy the disk that it wrote. Inverse: that of the folders.
+    CopyDisk,
+    /// Make the copied disk another guest's before it ever boots. Inverse: that of the folders.
+    RenewIdentity,
 }
 
 impl Step {
@@ -104,6 +111,8 @@ impl Step {
             Self::StopProxy => "stop proxy",
             Self::StopGateway => "stop gateway",
             Self::StopVm => "stop VM",
+            Self::CopyDisk => "copy disk",
+            Self::RenewIdentity => "renew identity",
         }
     }
 
@@ -197,6 +206,18 @@ impl Plan {
         Self::of(Operation::Setup, id, &SETUP, Some(Step::MarkProvisioned))
     }
 
+    /// As `setup`, with the disk of another instance. What it leaves is what `setup` leaves.
+    pub fn clone_to(id: &InstanceId) -> Self {
+        let steps: Vec<Step> = SETUP
+            .into_iter()
+            .flat_map(|step| match step {
+                Step::CreateDisk => vec![Step::CopyDisk, Step::RenewIdentity],
+                other => vec![other],
+            })
+            .collect();
+        Self::of(Operation::Clone, id, &steps, Some(Step::MarkProvisioned))
+    }
+
     /// Change settings and provision again.
     pub fn provision(id: &InstanceId) -> Self {
         let steps = [
@@ -273,6 +294,7 @@ mod tests {
             Plan::stop(&id()),
             Plan::restart(&id()),
             Plan::destroy(&id()),
+            Plan::clone_to(&id()),
         ] {
             let titles: Vec<&str> = plan.actions.iter().map(|action| action.title()).collect();
             text.push_str(&format!("{}: {}\n", plan.operation, titles.join(" > ")));
@@ -284,7 +306,9 @@ mod tests {
     fn made(step: Step) -> &'static [&'static str] {
         match step {
             Step::SaveRecord => &["record"],
-            Step::MakeFolders | Step::CreateDisk | Step::WriteSeed => &["folders"],
+            Step::MakeFolders | Step::CreateDisk | Step::CopyDisk | Step::RenewIdentity | Step::WriteSeed => {
+                &["folders"]
+            }
             Step::InstallServices => &["services"],
             Step::JoinNetwork => &["rules"],
             Step::StartVm => &["vm", "tap"],
@@ -295,9 +319,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_prefix_of_setup_undone_leaves_nothing(length in 0..=SETUP.len()) {
-            let plan = Plan::setup(&id());
-            let prefix = &plan.actions[..length];
+        fn any_prefix_of_what_makes_an_instance_undone_leaves_nothing(length in 0..=SETUP.len() + 1, clone: bool) {
+            let plan = if clone { Plan::clone_to(&id()) } else { Plan::setup(&id()) };
+            let prefix = &plan.actions[..length.min(plan.actions.len())];
             let mut there: BTreeSet<&str> = prefix.iter().flat_map(|action| made(action.step)).copied().collect();
             for action in Plan::inverses(prefix.iter()) {
                 for thing in made(action.step) {

@@ -2,6 +2,7 @@
 
 mod bash;
 mod boot;
+mod clone;
 mod docker;
 mod figures;
 mod hostile;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("the Debian package", package::debian),
         large("the npm package", package::npm),
         scenario("reboot and power cut", reboots::host),
+        scenario("clone", clone::side_by_side).long(),
         scenario("reboot in the guest", reboots::guest).long(),
         scenario("power-off in the guest", reboots::guest_off).long(),
         scenario("docker beside it", neighbours::docker),
