@@ -114,7 +114,8 @@ impl Ui {
 /// guests, and a guest is not to move a cursor, or to hide a line of ours.
 fn harmless(text: &str) -> String {
     let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    let turned = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turned =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().filter(|c| !obeyed(*c) && !turned(*c)).collect()
 }
 
@@ -139,7 +140,8 @@ mod tests {
         let evil = "\u{1b}]0;x\u{7}\u{1b}[2J\r\u{9b}1A\u{202e}done\u{8}";
         let error = Error::new(evil, evil).source(Error::new("run", "x").because(evil)).hint(evil);
         let text = Ui::plain().error_text(&error);
-        let left: Vec<char> = text.chars().filter(|c| c.is_control() && *c != '\n' || *c == '\u{202e}').collect();
+        let left: Vec<char> =
+            text.chars().filter(|c| c.is_control() && *c != '\n' || *c == '\u{202e}').collect();
         assert!(left.is_empty(), "{left:?} in {text:?}");
         assert!(text.contains("]0;x[2J1Adone"), "{text:?}");
         assert_eq!(harmless("a\tb\nc 🦀 é"), "a\tb\nc 🦀 é");
