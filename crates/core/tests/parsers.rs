@@ -65,7 +65,7 @@ const RECORD: &str = "FIRECLAW_STATE_FORMAT=plain-v2\nINSTANCE_ID=my-bot\nHOST_P
                       TELEGRAM_USERS=1,2\nVM_VCPU=4\nVM_MEM_MIB=8192\nDISK_SIZE=40G\nANTHROPIC_API_KEY=s3cr3t-key\n\
                       VMM=qemu\nSUPERVISOR=embedded\nRUNTIME=native\nDISKS=shared\nDNS=1.1.1.1,8.8.8.8\n\
                       BRIDGE_NAME=fc-br0\nBRIDGE_ADDR=172.16.0.1/24\nSUBNET_CIDR=172.16.0.0/24\nEGRESS=allow\n\
-                      EGRESS_ALLOW=anthropic *.example.com:8443 10.1.0.0/16:5432\nNET_MBIT=5\nNEW=kept\n";
+                      EGRESS_ALLOW=anthropic,*.example.com:8443,10.1.0.0/16:5432\nNET_MBIT=5\nNEW=kept\n";
 const LEGACY: &str = "INSTANCE_ID=old\nHOST_PORT=18892\nVM_IP=172.16.0.3\nVM_TAP=told3\nSKILLS=github\\,tmux\n\
                       TELEGRAM_USERS=''\nMODEL=$'a\\x41\\101\\n'\nANTHROPIC_API_KEY=\"s3cr3t \\\"key\"\n";
 const EVENT: &str =
@@ -78,7 +78,7 @@ const CONFIG: &str =
 const DOTENV: &str = "A=1\nexport X_BOT_TOKEN='s3cr3t'\nOPENCLAW_GATEWAY_TOKEN=x\n";
 const USAGE: &str = "data: {\"message\":{\"usage\":{\"input_tokens\":7,\"output_tokens\":1}}}\n\n\
                      data: {\"usage\":{\"output_tokens\":9}}\n";
-const RULES: &str = "anthropic *.example.com:8443 10.1.0.0/16:5432";
+const RULES: &str = "anthropic,*.example.com:8443,10.1.0.0/16:5432,example.org.";
 const NAME: &str = "[a-zA-Z0-9._-]{1,70}(\\.[a-z0-9-]{1,12}){0,4}\\.?(:[0-9]{0,6})?";
 const ADDRESS: &str = "(0[xX])?[0-9a-f]{1,10}(\\.(0[xX])?[0-9a-f]{0,4}){0,3}\\.?";
 
