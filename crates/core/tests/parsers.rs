@@ -20,7 +20,7 @@ use fireclaw_core::{
     render::cloud_init::{CloudInit, GuestHostKey, GuestNetwork},
     secret::Secret,
     sidecar::read_ask,
-    spec::NetworkSpec,
+    spec::{EgressMode, KeyMode, NetworkSpec, RawChanges},
     state::{InstanceRecord, Lines, ProviderKeys},
 };
 use proptest::{prelude::*, sample::Index};
@@ -56,6 +56,20 @@ fn spoilt(valid: &'static str) -> impl Strategy<Value = String> {
     })
 }
 
+/// What a user could say as the value of a flag.
+fn said() -> impl Strategy<Value = String> {
+    prop_oneof![
+        2 => text(),
+        2 => "[ -~]{1,16}",
+        1 => "[0-9]{1,12}(,[0-9]{1,6}){0,2}",
+        1 => "[0-9]{6,10}:[A-Za-z0-9_-]{20,35}",
+        1 => "[a-z]{1,9}/[ -~]{1,12}",
+        1 => "[a-z.]{1,9}(:[0-9]{1,4})?/[a-z/]{1,9}(:[a-z0-9.]{1,6})?",
+        1 => Just(String::new()),
+        1 => Just("none".to_owned()),
+    ]
+}
+
 fn spoilt_or_any(valid: &'static str) -> impl Strategy<Value = String> {
     prop_oneof![3 => spoilt(valid), 1 => text()]
 }
@@ -79,6 +93,7 @@ const DOTENV: &str = "A=1\nexport X_BOT_TOKEN='s3cr3t'\nOPENCLAW_GATEWAY_TOKEN=x
 const USAGE: &str = "data: {\"message\":{\"usage\":{\"input_tokens\":7,\"output_tokens\":1}}}\n\n\
                      data: {\"usage\":{\"output_tokens\":9}}\n";
 const RULES: &str = "anthropic,*.example.com:8443,10.1.0.0/16:5432,example.org.";
+const RULE: &str = "(\\*\\.)?[a-zA-Z0-9_-]{0,6}(\\.[a-zA-Z0-9-]{0,6}){0,3}(/[0-9]{1,2})?(:[0-9]{1,6})?";
 const NAME: &str = "[a-zA-Z0-9._-]{1,70}(\\.[a-z0-9-]{1,12}){0,4}\\.?(:[0-9]{0,6})?";
 const ADDRESS: &str = "(0[xX])?[0-9a-f]{1,10}(\\.(0[xX])?[0-9a-f]{0,4}){0,3}\\.?";
 
@@ -106,6 +121,46 @@ proptest! {
             prop_assert!(again.is_ok_and(|again| again.rest() == lines.rest()));
         }
         let _ = ProviderKeys::parse("keys", &env);
+    }
+
+    /// What a user may say is refused, or comes back from the files that it is written to. A value that was taken and cannot be
+    /// read again would be an instance that cannot be.
+    #[test]
+    fn what_is_taken_is_kept(
+        texts in prop::collection::vec(prop::option::weighted(0.4, said()), 10),
+        allow in prop::collection::vec(prop_oneof![3 => RULE, 1 => text()], 0..3),
+        budget in prop::option::of(any::<u32>()),
+        keys in prop::option::of(prop_oneof![Just(KeyMode::Broker), Just(KeyMode::Guest)]),
+    ) {
+        let said = |at: usize| texts[at].clone();
+        let raw = RawChanges {
+            telegram_token: said(0), telegram_users: said(1), model: said(2), skills: said(3),
+            openclaw_image: said(4), anthropic_api_key: said(5), openai_api_key: said(6),
+            net_mbit: said(7), disk_iops: said(8), disk_mbyte: said(9),
+            egress: (!allow.is_empty()).then_some(EgressMode::Allow),
+            allow, budget, key_mode: keys, ..RawChanges::default()
+        };
+        // One value that is refused must not hide what the others do.
+        let each = (0..10).map(|only| {
+            let keep = |at: usize| if at == only { texts[at].clone() } else { None };
+            RawChanges {
+                telegram_token: keep(0), telegram_users: keep(1), model: keep(2), skills: keep(3),
+                openclaw_image: keep(4), anthropic_api_key: keep(5), openai_api_key: keep(6),
+                net_mbit: keep(7), disk_iops: keep(8), disk_mbyte: keep(9), ..RawChanges::default()
+            }
+        });
+        let network = NetworkSpec::default();
+        let before = InstanceRecord::parse(".env", &RECORD.replace("native", "docker"), None, &network).unwrap();
+        for raw in each.chain([raw]) {
+            let Ok(after) = raw.check().and_then(|changes| changes.apply(&before)) else { continue };
+            let (env, vars) = (after.render_env().unwrap(), after.render_provision_vars().unwrap());
+            let keys = after.render_keys().unwrap();
+            let mut again = InstanceRecord::parse(".env", &env, Some(&vars), &network).unwrap();
+            if let Some(keys) = keys {
+                again.keys = ProviderKeys::parse("keys", &keys).unwrap();
+            }
+            prop_assert_eq!(again, after, "{:?}", raw);
+        }
     }
 
     /// What a guest answers while it is provisioned, and what its systemd says.
