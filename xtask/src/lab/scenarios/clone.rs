@@ -22,7 +22,7 @@ const TRACES: &str = "sudo find /etc /var/lib/fireclaw /home/ubuntu/.openclaw -x
 /// Made, stopped, copied; then both at once.
 pub fn side_by_side(lab: &mut Lab) -> Result<()> {
     lab.setup_tiny(SOURCE, &["--egress", "none"])?;
-    lab.ok(&["shell", SOURCE, "echo learnt >/home/ubuntu/kept; echo 7 | sudo tee /opt/kept; sync"])?;
+    guest(lab, SOURCE, "echo learnt >/home/ubuntu/kept; echo 7 | sudo tee /opt/kept; sync")?;
     let before = identity(lab, SOURCE)?;
     let running = lab.expect(2, &["clone", SOURCE, CLONE])?;
     let said = String::from_utf8_lossy(&running.stderr).into_owned();
@@ -48,29 +48,34 @@ pub fn side_by_side(lab: &mut Lab) -> Result<()> {
     }
     same("egress", &lab.field(CLONE, "containment")?["egress"], &Value::from("none"))?;
     // What it learnt is there, and what says that it was another is not.
-    same("kept", &lab.ok(&["shell", CLONE, "cat /home/ubuntu/kept /opt/kept"])?, &"learnt\n7".to_owned())?;
-    same("traces", &lab.ok(&["shell", CLONE, TRACES])?, &String::new())?;
+    same("kept", &guest(lab, CLONE, "cat /home/ubuntu/kept /opt/kept")?, &"learnt\n7".to_owned())?;
+    same("traces", &guest(lab, CLONE, TRACES)?, &String::new())?;
     never_ran_the_old_gateway(lab)?;
     room(lab)?;
     // Each goes its own way.
-    lab.ok(&["shell", CLONE, "rm /home/ubuntu/kept"])?;
-    same("kept", &lab.ok(&["shell", SOURCE, "cat /home/ubuntu/kept"])?, &"learnt".to_owned())?;
+    guest(lab, CLONE, "rm /home/ubuntu/kept")?;
+    same("kept", &guest(lab, SOURCE, "cat /home/ubuntu/kept")?, &"learnt".to_owned())?;
     lab.ok(&["destroy", SOURCE, "--force"])?;
     lab.ok(&["restart", CLONE])?;
     same("health", &lab.field(CLONE, "health")?, &Value::from("up"))?;
     killed(lab)
 }
 
+/// A script in a guest, over standard input all the way.
+fn guest(lab: &Lab, id: &str, script: &str) -> Result<String> {
+    lab.remote.must_with(&["fireclaw", "shell", id, "bash", "-s"], script.as_bytes().to_vec())
+}
+
 /// What a guest is, line by line.
 fn identity(lab: &Lab, id: &str) -> Result<Vec<String>> {
-    let lines: Vec<String> = lab.ok(&["shell", id, IDENTITY])?.lines().map(str::to_owned).collect();
+    let lines: Vec<String> = guest(lab, id, IDENTITY)?.lines().map(str::to_owned).collect();
     ensure(lines.len() == 5, || format!("{lines:?}"))?;
     Ok(lines)
 }
 
 /// The clone's own journal begins with its machine id, and knows one gateway only.
 fn never_ran_the_old_gateway(lab: &Lab) -> Result<()> {
-    let units = lab.ok(&["shell", CLONE, "sudo journalctl --no-pager --quiet --field _SYSTEMD_UNIT"])?;
+    let units = guest(lab, CLONE, "sudo journalctl --no-pager --quiet --field _SYSTEMD_UNIT")?;
     ensure(units.contains(&format!("openclaw-{CLONE}.service")), || units.clone())?;
     ensure(!units.contains(&format!("openclaw-{SOURCE}.service")), || units.clone())
 }
