@@ -22,7 +22,7 @@ use fireclaw_host::{
     supervisor::{Service, ServiceStatus, State},
 };
 
-use crate::{app::App, containment, deadlines, engine::Past, store::Found};
+use crate::{app::App, containment, deadlines, engine::Past, hibernate, store::Found};
 
 /// The rows of all instances, by name.
 pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
@@ -32,7 +32,8 @@ pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
     let asked: Vec<(usize, SocketAddr)> = rows
         .iter()
         .enumerate()
-        .filter(|(_, row)| row.proxy == UnitState::Active)
+        // A question to a sleeping instance would wake it.
+        .filter(|(_, row)| row.proxy == UnitState::Active && row.vm != UnitState::Hibernated)
         .filter_map(|(index, row)| Some((index, SocketAddr::from((Ipv4Addr::LOCALHOST, row.host_port?)))))
         .collect();
     let addresses: Vec<SocketAddr> = asked.iter().map(|(_, address)| *address).collect();
@@ -99,10 +100,16 @@ fn row(app: &App, found: &Found, states: &States) -> InstanceRow {
                 image: Some(record.image.clone()),
                 model: Some(record.model.clone()),
                 created_at: Some(record.created_at.clone()).filter(|text| !text.is_empty()),
+                snapshot_bytes: None,
                 error: interrupted(app, &record.id),
             };
             if row.vm == UnitState::Active {
                 row.guest = UnitState::Unknown;
+            } else if row.vm == UnitState::Inactive {
+                row.snapshot_bytes = hibernate::bytes(app, &record.id);
+            }
+            if row.snapshot_bytes.is_some() {
+                row.vm = UnitState::Hibernated;
             }
             row
         }
@@ -125,6 +132,7 @@ fn damaged(app: &App, name: &str, error: String) -> InstanceRow {
         image: None,
         model: None,
         created_at: None,
+        snapshot_bytes: None,
         error: Some(error),
     }
 }
@@ -192,7 +200,10 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
     if record.disks == DiskKind::Shared {
         known.insert("base", paths.base.clone());
     }
-    let checks = checks(record, &row, &vm, &proxy, &health);
+    let mut checks = checks(record, &row, &vm, &proxy, &health);
+    if row.snapshot_bytes.is_some() {
+        hibernate::explain(record, &mut checks);
+    }
     Ok(StatusReport {
         url: Some(format!("http://127.0.0.1:{}/", record.host_port)),
         uptime_s: vm.process.and_then(fireclaw_host::proc::ProcessId::uptime),

@@ -126,6 +126,16 @@ pub struct InstancePaths {
     pub sidecar_sock_of_unit: PathBuf,
     /// The jail of a Firecracker that runs.
     pub jail_dir: PathBuf,
+    /// The memory of a hibernated VM, 0700.
+    pub snapshot_dir: PathBuf,
+    /// What that memory is tied to, written last: without it the rest is nothing.
+    pub snapshot_manifest: PathBuf,
+    /// Devices and registers.
+    pub snapshot_state: PathBuf,
+    /// The guest's memory, with every secret in it.
+    pub snapshot_memory: PathBuf,
+    /// Why the last snapshot was not resumed, for the next `start` to tell.
+    pub snapshot_dropped: PathBuf,
     /// State of the embedded supervisor.
     pub supervisor_dir: PathBuf,
     /// The embedded supervisor's control socket.
@@ -187,6 +197,7 @@ impl Layout {
         let config_dir = dir.join("config");
         let logs_dir = dir.join("logs");
         let supervisor_dir = dir.join("supervisor");
+        let snapshot_dir = dir.join("snapshot");
         InstancePaths {
             env: state_dir.join(".env"),
             token: state_dir.join(".token"),
@@ -218,6 +229,11 @@ impl Layout {
             sidecar_sock: dir.join(SIDECAR_SOCKET),
             sidecar_sock_of_unit: Self::unit_run(id).join(SIDECAR_SOCKET),
             jail_dir: dir.join("jail"),
+            snapshot_manifest: snapshot_dir.join("manifest.json"),
+            snapshot_state: snapshot_dir.join("state"),
+            snapshot_memory: snapshot_dir.join("memory"),
+            snapshot_dir,
+            snapshot_dropped: dir.join("snapshot.dropped"),
             supervisor_sock: supervisor_dir.join("control.sock"),
             supervisor_dir,
             dir,
@@ -346,6 +362,11 @@ impl Layout {
             ("sidecar_sock", p.sidecar_sock),
             ("sidecar_sock_of_unit", p.sidecar_sock_of_unit),
             ("jail_dir", p.jail_dir),
+            ("snapshot_dir", p.snapshot_dir),
+            ("snapshot_manifest", p.snapshot_manifest),
+            ("snapshot_state", p.snapshot_state),
+            ("snapshot_memory", p.snapshot_memory),
+            ("snapshot_dropped", p.snapshot_dropped),
             ("supervisor_dir", p.supervisor_dir),
             ("supervisor_sock", p.supervisor_sock),
             ("vm_unit", p.vm_unit),

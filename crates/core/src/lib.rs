@@ -18,5 +18,6 @@ pub mod render;
 pub mod report;
 pub mod secret;
 pub mod sidecar;
+pub mod snapshot;
 pub mod spec;
 pub mod state;

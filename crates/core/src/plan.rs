@@ -25,6 +25,8 @@ pub enum Operation {
     Restart,
     /// `destroy`
     Destroy,
+    /// `hibernate`
+    Hibernate,
 }
 
 impl fmt::Display for Operation {
@@ -36,6 +38,7 @@ impl fmt::Display for Operation {
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Destroy => "destroy",
+            Self::Hibernate => "hibernate",
         })
     }
 }
@@ -80,6 +83,14 @@ pub enum Step {
     StopGateway,
     /// Shut the VM down.
     StopVm,
+    /// Let the guest write out what it holds back.
+    SyncGuest,
+    /// Pause the VM and write its memory down. Inverse: drop what was written and let it run on.
+    SaveMemory,
+    /// End the VMM of a VM that is paused and written down.
+    EndVm,
+    /// A proxy that wakes the instance begins anew; another is stopped.
+    SettleProxy,
 }
 
 impl Step {
@@ -104,6 +115,10 @@ impl Step {
             Self::StopProxy => "stop proxy",
             Self::StopGateway => "stop gateway",
             Self::StopVm => "stop VM",
+            Self::SyncGuest => "sync guest",
+            Self::SaveMemory => "save memory",
+            Self::EndVm => "end VM",
+            Self::SettleProxy => "settle proxy",
         }
     }
 
@@ -117,6 +132,7 @@ impl Step {
             Self::StartVm => Some("stop VM at once"),
             Self::StartProxy => Some("stop proxy"),
             Self::StageSettings => Some("drop staged settings"),
+            Self::SaveMemory => Some("let VM run on"),
             _ => None,
         }
     }
@@ -229,6 +245,23 @@ impl Plan {
         Self::of(Operation::Stop, id, &[Step::StopProxy, Step::StopGateway, Step::StopVm], None)
     }
 
+    /// Memory to disk, VM away. Once the memory is written it is kept: what is left to do then is to end a VM that is paused.
+    pub fn hibernate(id: &InstanceId) -> Self {
+        let steps = [Step::SyncGuest, Step::SaveMemory, Step::EndVm, Step::SettleProxy];
+        Self::of(Operation::Hibernate, id, &steps, Some(Step::SaveMemory))
+    }
+
+    /// The same for a proxy that asked for it and stays.
+    pub fn doze(id: &InstanceId) -> Self {
+        let steps = [Step::SyncGuest, Step::SaveMemory, Step::EndVm];
+        Self::of(Operation::Hibernate, id, &steps, Some(Step::SaveMemory))
+    }
+
+    /// What a proxy with a waiting client needs: the VM, and nothing more.
+    pub fn wake(id: &InstanceId) -> Self {
+        Self::of(Operation::Start, id, &[Step::StartVm], None)
+    }
+
     /// Stop, then start.
     pub fn restart(id: &InstanceId) -> Self {
         let mut plan = Self::stop(id);
@@ -273,6 +306,9 @@ mod tests {
             Plan::stop(&id()),
             Plan::restart(&id()),
             Plan::destroy(&id()),
+            Plan::hibernate(&id()),
+            Plan::doze(&id()),
+            Plan::wake(&id()),
         ] {
             let titles: Vec<&str> = plan.actions.iter().map(|action| action.title()).collect();
             text.push_str(&format!("{}: {}\n", plan.operation, titles.join(" > ")));

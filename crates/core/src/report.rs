@@ -20,6 +20,8 @@ pub enum UnitState {
     Deactivating,
     /// Gave up.
     Failed,
+    /// Does not run, and goes on where it was when it is started.
+    Hibernated,
     /// Cannot be told from here.
     Unknown,
 }
@@ -33,6 +35,7 @@ impl UnitState {
             Self::Activating => "activating",
             Self::Deactivating => "deactivating",
             Self::Failed => "failed",
+            Self::Hibernated => "hibernated",
             Self::Unknown => "unknown",
         }
     }
@@ -93,6 +96,8 @@ pub struct InstanceRow {
     pub model: Option<String>,
     /// RFC 3339.
     pub created_at: Option<String>,
+    /// What the memory of a hibernated VM takes on the host's disk; null when there is none.
+    pub snapshot_bytes: Option<u64>,
     /// Why the row is damaged.
     pub error: Option<String>,
 }
@@ -283,6 +288,7 @@ mod tests {
                     image: Some("default".into()),
                     model: Some("anthropic/claude-opus-4-6".into()),
                     created_at: Some("2026-11-22T00:00:00Z".into()),
+                    snapshot_bytes: None,
                     error: None,
                 },
                 url: Some("http://127.0.0.1:18891/".into()),

@@ -24,6 +24,7 @@ pub mod probe;
 pub mod proc;
 pub mod qemu;
 pub mod seed;
+pub mod snapshot;
 pub mod ssh;
 pub mod supervisor;
 pub mod systemd;

@@ -8,8 +8,8 @@ use fireclaw_core::{
     plan::{Action, Direction, Plan, Step},
     report::{SetupReport, StepTime},
     spec::{
-        InstanceSpec, NetworkSpec, Rates, RawSetup, VmmKind, release::Source, request::check_bot_is_free,
-        vmm_choice::VmmChoice,
+        Idle, InstanceSpec, NetworkSpec, Rates, RawSetup, VmmKind, release::Source,
+        request::check_bot_is_free, vmm_choice::VmmChoice,
     },
     state::{Containment, Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
 };
@@ -190,6 +190,7 @@ fn plan<'a>(
         provisioned: false,
         containment: Containment::default(),
         rates: Rates::default(),
+        idle: Idle::default(),
         unknown: Vec::new(),
     };
     let record = containment::completed(spec.changes.apply(&fresh)?, spec.changes.key_mode().is_none())?;

@@ -193,6 +193,7 @@ const fn verb(operation: Operation) -> &'static str {
         Operation::Stop => "stop",
         Operation::Restart => "restart",
         Operation::Destroy => "destroy",
+        Operation::Hibernate => "hibernate",
     }
 }
 

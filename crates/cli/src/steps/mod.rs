@@ -2,6 +2,7 @@
 
 mod disk;
 mod guest;
+mod hibernate;
 mod network;
 mod record;
 mod services;
@@ -54,6 +55,8 @@ pub struct Steps<'a> {
     guest_changes: Vec<String>,
     /// How often a gateway that the machine was too slow for was started again.
     retries: std::cell::Cell<u32>,
+    /// The VM was started from a snapshot.
+    resumed: bool,
 }
 
 /// The seconds that OpenClaw drains for at most, and some.
@@ -72,6 +75,7 @@ impl<'a> Steps<'a> {
             patience: PATIENCE,
             guest_changes: Vec::new(),
             retries: std::cell::Cell::new(0),
+            resumed: false,
         }
     }
 
@@ -87,6 +91,7 @@ impl<'a> Steps<'a> {
             patience: PATIENCE,
             guest_changes: Vec::new(),
             retries: std::cell::Cell::new(0),
+            resumed: false,
         }
     }
 
@@ -140,7 +145,7 @@ impl Effects for Steps<'_> {
             Step::WriteSeed => self.write_seed(),
             Step::InstallServices => self.install_services(),
             Step::JoinNetwork => self.join_network(),
-            Step::StartVm => self.start_vm(),
+            Step::StartVm => self.start_vm(watch),
             Step::AwaitLogin => self.await_login(watch),
             Step::InstallAgent => self.install_agent(watch),
             Step::ProvisionGuest => self.provision_guest(watch),
@@ -151,7 +156,11 @@ impl Effects for Steps<'_> {
             Step::CommitSettings => self.commit_settings(),
             Step::StopProxy => self.stop_proxy(),
             Step::StopGateway => self.stop_gateway(watch),
-            Step::StopVm => self.stop_vm(),
+            Step::StopVm => self.stop_vm(watch),
+            Step::SyncGuest => self.sync_guest(),
+            Step::SaveMemory => self.save_memory(watch),
+            Step::EndVm => self.end_vm(),
+            Step::SettleProxy => self.settle_proxy(),
         }
     }
 
@@ -164,6 +173,7 @@ impl Effects for Steps<'_> {
             Step::StartVm => self.cut_vm_off(),
             Step::StartProxy => self.stop_proxy(),
             Step::StageSettings => self.app.store().drop_staged(&self.id),
+            Step::SaveMemory => self.let_run_on(),
             _ => Ok(()),
         }
     }

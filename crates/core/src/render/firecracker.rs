@@ -29,6 +29,10 @@ pub mod jail_file {
     pub const BASE: &str = "base.ext4";
     /// The seed disk.
     pub const SEED: &str = "seed.img";
+    /// A snapshot's devices and registers.
+    pub const STATE: &str = "snapshot.state";
+    /// A snapshot's memory.
+    pub const MEMORY: &str = "snapshot.memory";
     /// The machine configuration.
     pub const CONFIG: &str = "vm.json";
     /// The API's socket, in a folder that the jailer makes and gives to Firecracker's user.
@@ -201,6 +205,8 @@ pub struct JailerArgs<'a> {
     /// Whether the jailer forks Firecracker into a PID namespace of its own and ends. What supervises must then follow
     /// the pid in the jail's pid file; without, the jailer becomes Firecracker.
     pub new_pid_ns: bool,
+    /// Whether it waits for a snapshot instead of booting the machine of its configuration.
+    pub resumes: bool,
 }
 
 /// The most descriptors that Firecracker may hold: its devices take a few dozen.
@@ -228,7 +234,9 @@ pub fn jailer_argv(vm: &JailerArgs<'_>) -> Vec<String> {
     }
     // What follows goes to Firecracker; the id is passed on by the jailer itself.
     args.push("--".to_owned());
-    args.extend(["--config-file".to_owned(), inside(jail_file::CONFIG)]);
+    if !vm.resumes {
+        args.extend(["--config-file".to_owned(), inside(jail_file::CONFIG)]);
+    }
     args.extend(["--api-sock".to_owned(), inside(jail_file::SOCKET)]);
     args
 }
@@ -319,6 +327,7 @@ mod tests {
             chroot_base: Path::new("/srv/firecracker/vm-demo/my-bot_2/jail"),
             fsize: 40 << 30,
             new_pid_ns,
+            resumes: false,
         })
     }
 

@@ -101,6 +101,10 @@ pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {
     unit.command("ExecStartPre", host.program, ["clean", id.as_str()]);
     let forking = jailed.then_some("--forking");
     unit.command("ExecStart", host.program, ["run", id.as_str()].into_iter().chain(forking));
+    if jailed {
+        unit.note("A VM that was hibernated goes on from its memory.");
+        unit.command("ExecStartPost", host.program, ["resume", id.as_str()]);
+    }
     unit.command("ExecStop", host.program, ["halt", id.as_str(), "--timeout", &halt]);
     if jailed {
         unit.note("Its VMM ends with 0 also when the guest restarts. `clean` sees which, and fails to have it started again.");
@@ -112,7 +116,10 @@ pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {
     restart(&mut unit, host);
     unit.note("What `halt` could not end is hung: there is nothing left to ask it.");
     unit.set("KillSignal", "SIGKILL");
-    unit.set("TimeoutStartSec", 120);
+    if jailed {
+        unit.note("To look through the memory of a VM that was hibernated takes as long as reading it.");
+    }
+    unit.set("TimeoutStartSec", if jailed { 300 } else { 120 });
     unit.set("TimeoutStopSec", STOP);
     limits(&mut unit, &paths.dir, spec);
     unit.note("A core would hold the guest's memory; its console must not fill the journal.");
