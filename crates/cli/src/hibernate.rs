@@ -23,7 +23,7 @@ use fireclaw_core::{
 use fireclaw_host::{
     disk::space::allocated_bytes,
     fs, snapshot,
-    vmm::{self, SnapshotFiles, Start, VmSpec, Vmm},
+    vmm::{self, SnapshotFiles, Start, VmSpec, Vmm, socket},
 };
 
 use crate::{app::App, clock, commands::run::vm_spec, rates};
@@ -106,8 +106,10 @@ pub fn let_run_on(app: &App, record: &InstanceRecord) -> Result<()> {
     let vmm = vmm_of(app, record)?;
     let api_sock = crate::commands::run::api_sock(app, record)?;
     match vmm.info(&api_sock) {
-        Ok(info) if info.state == "paused" => vmm.resume(&api_sock),
-        _ => Ok(()),
+        Ok(info) if info.state != "paused" => Ok(()),
+        Err(_) if !socket::is_listening(&api_sock) => Ok(()),
+        // Paused, or too slow to say: a VM that runs takes it as well.
+        _ => vmm.resume(&api_sock),
     }
 }
 

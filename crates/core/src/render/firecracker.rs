@@ -234,7 +234,10 @@ pub fn jailer_argv(vm: &JailerArgs<'_>) -> Vec<String> {
     }
     // What follows goes to Firecracker; the id is passed on by the jailer itself.
     args.push("--".to_owned());
-    if !vm.resumes {
+    if vm.resumes {
+        // A snapshot holds the machine and not the logger: the level is that of the configuration.
+        args.extend(["--level".to_owned(), "Warning".to_owned(), "--show-level".to_owned()]);
+    } else {
         args.extend(["--config-file".to_owned(), inside(jail_file::CONFIG)]);
     }
     args.extend(["--api-sock".to_owned(), inside(jail_file::SOCKET)]);
@@ -316,6 +319,25 @@ mod tests {
             RateChange::all(rates).map(line).join("\n")
         };
         insta::assert_snapshot!(format!("{}\n{}", text(&RATES), text(&Rates::default())));
+    }
+
+    #[test]
+    fn a_firecracker_that_goes_on_from_a_memory_boots_nothing() {
+        let id = "my-bot".parse().unwrap();
+        let path = Path::new("/x/firecracker");
+        let vm = JailerArgs {
+            id: &id,
+            exec_file: path,
+            uid: 1,
+            gid: 1,
+            chroot_base: path,
+            fsize: 1,
+            new_pid_ns: false,
+            resumes: true,
+        };
+        let line = jailer_argv(&vm).join(" ");
+        let (_, own) = line.split_once(" -- ").unwrap();
+        assert_eq!(own, "--level Warning --show-level --api-sock /run/firecracker.socket");
     }
 
     fn jailer(id: &str, new_pid_ns: bool) -> Vec<String> {
