@@ -34,7 +34,7 @@ pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
         .enumerate()
         // A question to a sleeping instance would wake it.
         .filter(|(_, row)| row.proxy == UnitState::Active && row.vm != UnitState::Hibernated)
-        .filter_map(|(index, row)| Some((index, SocketAddr::from((Ipv4Addr::LOCALHOST, row.host_port?)))))
+        .filter_map(|(index, row)| Some((index, asked_at(&found[index], row)?)))
         .collect();
     let addresses: Vec<SocketAddr> = asked.iter().map(|(_, address)| *address).collect();
     let health = app.host.gateway.health(&addresses, deadlines::glance())?;
@@ -42,6 +42,17 @@ pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
         set_health(&mut rows[index], health);
     }
     Ok(rows)
+}
+
+/// Where a gateway is asked how it is: through its proxy, but for one that sleeps when nobody connects, for whose proxy a
+/// question would be somebody.
+fn asked_at(found: &Found, row: &InstanceRow) -> Option<SocketAddr> {
+    match found {
+        Found::Instance(record) if record.idle.is_watched() => {
+            Some(SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT)))
+        }
+        _ => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, row.host_port?))),
+    }
 }
 
 /// The gateway's own state is told by its answers: asking the guest's systemd would cost a login.
@@ -174,10 +185,11 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
     let [vm, proxy] = Service::ALL.map(|service| service_status(app, record, service));
     let states = States::from([(record.id.clone(), [vm.state, proxy.state])]);
     let mut row = row(app, &Found::Instance(Box::new(record.clone())), &states);
+    let watched = record.idle.is_watched();
     let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, record.host_port));
     let inside = SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT));
     let health = if vm.state == State::Active {
-        app.host.gateway.health(&[outside, inside], deadlines::look())?
+        app.host.gateway.health(&[if watched { inside } else { outside }, inside], deadlines::look())?
     } else {
         vec![Health::Down; 2]
     };
@@ -221,6 +233,8 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
         }),
         containment: Some(containment::report(app, record)?),
         rates: record.rates,
+        idle_after_s: record.idle.after.map(|after| after.as_secs()),
+        sleeps: record.idle.is_watched().then(|| record.idle.describe(record.has_channel())),
         row,
     })
 }
@@ -270,6 +284,10 @@ fn checks(
         gate("gateway in the guest", health[1]),
         gate("gateway through the proxy", health[0]),
     ];
+    if record.idle.is_watched() {
+        // Not asked: that would be a client.
+        checks.pop();
+    }
     if let Some(error) = &row.error {
         checks.push(StatusCheck { name: "last operation", ok: false, detail: error.clone(), hint: None });
     }

@@ -8,12 +8,13 @@ mod world;
 use std::{
     os::unix::fs::PermissionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use clap::Parser as _;
 use fireclaw::{
     args::{Cli, Command},
-    commands::{hibernate, lifecycle, provision, resume, run::vm_spec, shell, status},
+    commands::{attend, hibernate, lifecycle, provision, resume, run::vm_spec, shell, status},
     engine::{Engine, Entry, Observer},
     fleet, hibernate as memory,
     steps::Steps,
@@ -30,6 +31,7 @@ use fireclaw_host::{
     exec::{Output, fake::FakeExec},
     firecracker::Firecracker,
     fs,
+    requests::{Requests, Want},
     ssh::{LoginState, fake::FakeShell},
     supervisor::{Service, ServiceStatus, State, Supervisor as _},
     vmm::Start,
@@ -390,4 +392,140 @@ fn a_memory_that_waits_is_loaded_once_and_one_that_does_not_load_is_told() {
     assert!(!bed.firecracker.has_memory());
     let told: Result<_, Error> = memory::told_drop(&bed.paths);
     assert!(told.unwrap().unwrap().contains("of another CPU"));
+}
+
+/// An instance whose proxy puts it to sleep.
+fn idle() -> (Bed, Requests) {
+    let mut bed = bed();
+    bed.record.idle.after = Some(Duration::from_mins(30));
+    bed.world.app.store().save(&bed.record).unwrap();
+    let requests = Requests::make(&bed.paths.requests_dir, (0, 0)).unwrap();
+    (bed, requests)
+}
+
+#[test]
+fn an_idle_instance_is_put_to_sleep_and_woken_for_a_client() {
+    let (bed, requests) = idle();
+    let app = &bed.world.app;
+    requests.ask(Want::Sleep).unwrap();
+    attend::run(app, "bot").unwrap();
+    bed.sleeps();
+    assert!(requests.is_asleep() && !requests.is_open(Want::Sleep));
+    // Its proxy stays, and nobody asks it how the gateway is: that would be a client.
+    assert_eq!(bed.world.embedded.status(&bed.record.id, Service::Proxy).unwrap().state, State::Active);
+    let report = fleet::status(app, &bed.record).unwrap();
+    assert_eq!(report.idle_after_s, Some(1800));
+    assert!(status::text(&report).contains("sleeps     after 30 min"), "{}", status::text(&report));
+    bed.firecracker.end();
+
+    requests.ask(Want::Wake).unwrap();
+    attend::run(app, "bot").unwrap();
+    assert_eq!(bed.vm(), State::Active);
+    assert!(!requests.is_asleep() && !requests.is_open(Want::Wake) && requests.failure().is_none());
+    let said: Vec<String> = bed.shell.said().into_iter().map(|said| said.line).collect();
+    assert!(said.iter().any(|line| line.contains("date --utc --set")), "{said:?}");
+}
+
+#[test]
+fn an_instance_that_works_or_is_worked_on_stays_awake() {
+    type Keep = fn(&mut Bed) -> Option<fireclaw_host::lock::Lock>;
+    let keeps: [(&str, Keep); 6] = [
+        ("a load", |bed| {
+            let shell = FakeShell::new(|said| {
+                let text = if said.line.starts_with("run cat") { "1.50 1 1 1/1 1\n" } else { "" };
+                Ok(Output::made(0, text, ""))
+            });
+            bed.world.app.host.shell = std::sync::Arc::new(shell);
+            None
+        }),
+        ("a channel", |bed| {
+            bed.record.telegram_token = Some(fireclaw_core::secret::Secret::new("1:a"));
+            bed.world.app.store().save(&bed.record).unwrap();
+            None
+        }),
+        ("another command", |bed| Some(bed.world.app.hold(&bed.record.id).unwrap())),
+        ("no login", |bed| {
+            bed.shell.on_login(|_| Ok(LoginState::NotYet("no answer".into())));
+            None
+        }),
+        ("somebody logged in", |bed| {
+            let folder = bed.paths.ssh_control.parent().unwrap();
+            std::fs::create_dir_all(folder).unwrap();
+            // A process that is there: the first.
+            std::fs::write(folder.join("bot.1"), "").unwrap();
+            None
+        }),
+        ("no memory to keep it in", |bed| {
+            bed.firecracker.fail("PUT /snapshot/create", "No space left on device");
+            None
+        }),
+    ];
+    for (what, keep) in keeps {
+        let (mut bed, requests) = idle();
+        let _held = keep(&mut bed);
+        requests.ask(Want::Sleep).unwrap();
+        attend::run(&bed.world.app, "bot").unwrap();
+        assert!(!requests.is_asleep() && !requests.is_open(Want::Sleep), "{what}");
+        bed.firecracker.mend();
+        bed.runs();
+    }
+    // Told to, it sleeps with its channel.
+    let (mut bed, requests) = idle();
+    bed.record.telegram_token = Some(fireclaw_core::secret::Secret::new("1:a"));
+    bed.record.idle.even_with_channels = true;
+    bed.world.app.store().save(&bed.record).unwrap();
+    requests.ask(Want::Sleep).unwrap();
+    attend::run(&bed.world.app, "bot").unwrap();
+    bed.sleeps();
+}
+
+#[test]
+fn only_what_sleeps_is_woken() {
+    let (bed, requests) = idle();
+    let app = &bed.world.app;
+    // It runs, and another command holds it: its client does not wait for that.
+    let held = app.hold(&bed.record.id).unwrap();
+    requests.ask(Want::Wake).unwrap();
+    attend::run(app, "bot").unwrap();
+    assert_eq!(requests.failure(), None);
+    drop(held);
+    bed.run(&["stop", "bot"]).unwrap();
+    requests.ask(Want::Wake).unwrap();
+    attend::run(app, "bot").unwrap();
+    assert!(requests.failure().unwrap().contains("it does not sleep: its VM is down"));
+    assert_eq!(bed.vm(), State::Inactive);
+}
+
+#[test]
+fn a_start_by_hand_is_known_to_the_proxy() {
+    let (bed, requests) = idle();
+    requests.ask(Want::Sleep).unwrap();
+    attend::run(&bed.world.app, "bot").unwrap();
+    bed.firecracker.end();
+    bed.run(&["start", "bot"]).unwrap();
+    assert!(!requests.is_asleep());
+}
+
+#[test]
+fn times_are_said_at_setup_and_changed_later() {
+    let again = |bed: &Bed| bed.world.app.store().load(&bed.record.id).unwrap().idle;
+    let done = "{\"event\":\"done\",\"changed\":[],\"restarted\":false}\n";
+    let shell = FakeShell::new(move |said| {
+        Ok(Output::made(0, if said.line.contains("guest provision") { done } else { "" }, ""))
+    });
+    let mut bed = bed();
+    bed.world.app.host.shell = std::sync::Arc::new(shell);
+    bed.run(&["provision", "bot", "--idle-after", "30m"]).unwrap();
+    assert_eq!(again(&bed).after, Some(Duration::from_mins(30)));
+    let calls = bed.world.embedded.calls();
+    let stopped = calls.iter().rposition(|call| call == "stop bot proxy 5s").unwrap();
+    assert!(calls[stopped..].iter().any(|call| call == "start bot proxy"), "{calls:?}");
+    bed.run(&["provision", "bot", "--idle-after", "off"]).unwrap();
+    assert_eq!(again(&bed).after, None);
+    assert_eq!(bed.run(&["provision", "bot", "--idle-after", "5"]).unwrap_err().get_kind(), Kind::Refused);
+    // QEMU's memory is not kept: an instance on it never sleeps.
+    bed.record.vmm = VmmKind::Qemu;
+    bed.world.app.store().save(&bed.record).unwrap();
+    let error = bed.run(&["provision", "bot", "--idle-after", "30m"]).unwrap_err();
+    assert!(error.one_line().contains("runs on qemu"), "{}", error.one_line());
 }

@@ -5,6 +5,7 @@
 //! to do ([`plan`]) and what the files it writes look like ([`render`]).
 #![forbid(unsafe_code)]
 
+pub mod activity;
 pub mod alloc;
 pub mod audit;
 pub mod broker;

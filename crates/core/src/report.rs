@@ -180,6 +180,10 @@ pub struct StatusReport {
     pub containment: Option<ContainmentReport>,
     /// How fast it may use network and disk; null is without a limit.
     pub rates: Rates,
+    /// Seconds without a connection after which it sleeps; null is never.
+    pub idle_after_s: Option<u64>,
+    /// The same for people, with what keeps it awake; null is never.
+    pub sleeps: Option<String>,
 }
 
 /// Egress policy, where the keys are, and counters.
@@ -321,6 +325,8 @@ mod tests {
                     usage: [("anthropic".into(), Usage { requests: 1, ..Usage::default() })].into(),
                 }),
                 rates: Rates { net_mbit: Some(100), ..Rates::default() },
+                idle_after_s: Some(1800),
+                sleeps: Some("after 30 min without use".into()),
             },
             steps: vec![StepTime { name: "save record".into(), ms: 3 }],
         };

@@ -23,6 +23,7 @@ pub mod nft;
 pub mod probe;
 pub mod proc;
 pub mod qemu;
+pub mod requests;
 pub mod seed;
 pub mod snapshot;
 pub mod ssh;

@@ -188,6 +188,12 @@ pub enum Command {
         #[arg(long)]
         detach: bool,
     },
+    /// Wake an instance, or put it to sleep, as its proxy asks (what a supervisor runs)
+    #[command(hide = true)]
+    Attend {
+        /// The instance
+        id: String,
+    },
     /// Remove what a run left on the host (what a supervisor runs)
     #[command(hide = true)]
     Clean {

@@ -33,6 +33,7 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
     check_bot_is_free(&changed, &app.store().records()?)?;
     setup_checks::warn_of_missing_key(app, &changed);
     containment::warn(app, &changed);
+    containment::warn_of_idle(app, &changed);
     containment::warn_of_change(app, &record, &changed);
     if fleet::service_status(app, &record, Service::Vm).state != State::Active {
         let asleep = hibernate::bytes(app, &id).is_some();

@@ -197,6 +197,7 @@ fn plan<'a>(
     check_bot_is_free(&record, &app.store().records()?)?;
     checks::warn_of_missing_key(app, &record);
     containment::warn(app, &record);
+    containment::warn_of_idle(app, &record);
     let steps = Steps::of_new(app, record.clone(), boot.files.clone(), allocation_lock);
     Ok((steps, Plan::setup(&spec.id), record))
 }

@@ -54,6 +54,7 @@ pub fn text(report: &StatusReport) -> String {
             format!("kept on the host's disk, {}; `fireclaw start {}` goes on with it", mib(bytes), row.id),
         ));
     }
+    lines.extend(report.sleeps.as_ref().map(|when| ("sleeps", when.clone())));
     lines.extend(rates(&report.rates).map(|text| ("rates", text)));
     if let Some(seconds) = report.uptime_s {
         lines.push(("uptime", format!("{}h {:02}m {:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60)));

@@ -13,7 +13,7 @@ use fireclaw_host::{
 };
 
 use super::Steps;
-use crate::engine::Observer;
+use crate::{commands::attend::inbox, engine::Observer};
 
 impl Steps<'_> {
     pub(super) fn install_services(&self) -> Result<()> {
@@ -28,6 +28,10 @@ impl Steps<'_> {
     pub(super) fn start_vm(&mut self, watch: &mut dyn Observer) -> Result<()> {
         self.before_start()?;
         self.supervisor()?.start(&self.id, Service::Vm)?;
+        // Its proxy may think that it sleeps.
+        if self.known()?.idle.is_watched() {
+            inbox(self.app, self.known()?)?.awake()?;
+        }
         self.tell_of_drop(watch)
     }
 

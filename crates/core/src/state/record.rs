@@ -185,6 +185,11 @@ impl InstanceRecord {
         })
     }
 
+    /// Whether it asks somebody for messages, who would wait while it sleeps.
+    pub const fn has_channel(&self) -> bool {
+        self.telegram_token.is_some()
+    }
+
     /// The text of `.env`. Refuses a value that would not come back the same.
     pub fn render_env(&self) -> Result<String> {
         let key = |secret: &Option<Secret>| self.key_line(secret.as_ref());

@@ -84,7 +84,7 @@ impl SystemdSupervisor {
             }
             stopped?;
         }
-        let mut removed = false;
+        let mut removed = units::remove_wake(&self.layout, id)?;
         for path in &paths {
             removed |= units::remove(path)?;
         }

@@ -1,5 +1,6 @@
 //! Supervisors as real processes: the test's own binary, started by a script that stands in for fireclaw.
 
+mod attend;
 mod console;
 mod lifecycle;
 mod machine;
