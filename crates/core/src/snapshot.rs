@@ -173,9 +173,9 @@ mod tests {
 
     #[test]
     fn ties_hold_when_nothing_changed_and_each_is_missed() {
+        type Change = fn(&mut Ties);
         let then = ties();
         then.hold(&then.clone()).unwrap();
-        type Change = fn(&mut Ties);
         let changes: [(Change, &str); 8] = [
             (|ties| ties.vmm_version = "1.17.0".into(), "Firecracker was 1.16.1 and is 1.17.0"),
             (|ties| ties.cpu = "x".into(), "processor"),

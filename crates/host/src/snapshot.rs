@@ -153,7 +153,7 @@ mod tests {
         let path = dir.join("memory");
         let mut file = File::create(&path).unwrap();
         file.write_all(&vec![0; 8 * BLOCK]).unwrap();
-        file.write_all(&[7; BLOCK]).unwrap();
+        file.write_all(&vec![7; BLOCK]).unwrap();
         file.seek(std::io::SeekFrom::Start(32 * BLOCK as u64)).unwrap();
         file.write_all(b"end").unwrap();
         path

@@ -146,7 +146,7 @@ fn answer(mut stream: UnixStream, shared: &mut Shared, root: &Path, version: &st
     if failing.is_none()
         && let Some(state) = state
     {
-        shared.state = if state == "Paused" { "Paused" } else { "Running" }.to_owned();
+        if state == "Paused" { "Paused" } else { "Running" }.clone_into(&mut shared.state);
     }
     let (status, body) = match failing {
         Some(why) => ("400 Bad Request", format!("{{\"fault_message\":\"{why}\"}}")),

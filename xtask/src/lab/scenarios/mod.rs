@@ -2,6 +2,7 @@
 
 mod bash;
 mod boot;
+mod hibernate;
 mod jailer;
 mod neighbours;
 mod openclaw;
@@ -72,6 +73,8 @@ pub fn all() -> Vec<Scenario> {
         scenario("reboot and power cut", reboots::host),
         scenario("reboot in the guest", reboots::guest).long(),
         scenario("power-off in the guest", reboots::guest_off).long(),
+        firecracker("hibernate", hibernate::hibernate).long(),
+        firecracker("hibernate without systemd", hibernate::embedded).long(),
         scenario("docker beside it", neighbours::docker),
         scenario("ufw", neighbours::ufw).long(),
         scenario("firewalld", neighbours::firewalld).long(),
