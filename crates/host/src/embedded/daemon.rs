@@ -182,7 +182,6 @@ impl Daemon {
             for unit in &mut self.units {
                 unit.on_time(&self.setup, now);
             }
-
             self.unasked_until.take_if(|until| *until <= now);
         }
     }
