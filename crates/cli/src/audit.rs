@@ -124,6 +124,9 @@ fn files(record: &InstanceRecord, paths: &InstancePaths) -> Vec<FileFact> {
     // The disk belongs to the VMM's user while a jail is built around it, who also reads the seed and its configuration there.
     let disk = paths.written_disk(record.disks);
     all.extend([disk, &paths.seed].into_iter().filter_map(|it| inspect::file(it, FileKind::Secret, &vmm)));
+    all.extend(inspect::file(&paths.snapshot_dir, FileKind::Dir, &[]));
+    let memory = [&paths.snapshot_manifest, &paths.snapshot_state, &paths.snapshot_memory];
+    all.extend(memory.into_iter().filter_map(|it| inspect::file(it, FileKind::Secret, &[])));
     let sockets = [&paths.sidecar_sock, &paths.supervisor_sock, &paths.vmm_config];
     all.extend(sockets.into_iter().filter_map(|it| inspect::file(it, FileKind::Secret, &[])));
     for fact in all.iter_mut().filter(|fact| fact.path == paths.seed || fact.path == paths.vmm_config) {

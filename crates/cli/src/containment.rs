@@ -42,6 +42,17 @@ pub fn completed(mut record: InstanceRecord, by_default: bool) -> Result<Instanc
     Ok(record)
 }
 
+/// Says what does not follow from `--idle-after` alone.
+pub fn warn_of_idle(app: &App, record: &InstanceRecord) {
+    if record.idle.is_watched() && record.idle.sleeps_after(record.has_channel()).is_none() {
+        app.ui.warn(&format!(
+            "`{}` has a Telegram bot and is not put to sleep: it asks Telegram for messages, which nobody would do while it sleeps. \
+             --idle-even-with-channels does it all the same",
+            record.id
+        ));
+    }
+}
+
 /// What the guest is given in place of keys, or the keys, and the addresses of providers that are not their own.
 pub fn guest_keys(record: &InstanceRecord) -> (ProviderKeys, BTreeMap<String, String>) {
     let containment = &record.containment;

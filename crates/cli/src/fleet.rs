@@ -22,7 +22,7 @@ use fireclaw_host::{
     supervisor::{Service, ServiceStatus, State},
 };
 
-use crate::{app::App, containment, deadlines, engine::Past, store::Found};
+use crate::{app::App, containment, deadlines, engine::Past, hibernate, store::Found};
 
 /// The rows of all instances, by name.
 pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
@@ -32,8 +32,9 @@ pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
     let asked: Vec<(usize, SocketAddr)> = rows
         .iter()
         .enumerate()
-        .filter(|(_, row)| row.proxy == UnitState::Active)
-        .filter_map(|(index, row)| Some((index, SocketAddr::from((Ipv4Addr::LOCALHOST, row.host_port?)))))
+        // A question to a sleeping instance would wake it.
+        .filter(|(_, row)| row.proxy == UnitState::Active && row.vm != UnitState::Hibernated)
+        .filter_map(|(index, row)| Some((index, asked_at(&found[index], row)?)))
         .collect();
     let addresses: Vec<SocketAddr> = asked.iter().map(|(_, address)| *address).collect();
     let health = app.host.gateway.health(&addresses, deadlines::glance())?;
@@ -41,6 +42,17 @@ pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
         set_health(&mut rows[index], health);
     }
     Ok(rows)
+}
+
+/// Where a gateway is asked how it is: through its proxy, but for one that sleeps when nobody connects, for whose proxy a
+/// question would be somebody.
+fn asked_at(found: &Found, row: &InstanceRow) -> Option<SocketAddr> {
+    match found {
+        Found::Instance(record) if record.idle.is_watched() => {
+            Some(SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT)))
+        }
+        _ => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, row.host_port?))),
+    }
 }
 
 /// The gateway's own state is told by its answers: asking the guest's systemd would cost a login.
@@ -99,10 +111,16 @@ fn row(app: &App, found: &Found, states: &States) -> InstanceRow {
                 image: Some(record.image.clone()),
                 model: Some(record.model.clone()),
                 created_at: Some(record.created_at.clone()).filter(|text| !text.is_empty()),
+                snapshot_bytes: None,
                 error: interrupted(app, &record.id),
             };
             if row.vm == UnitState::Active {
                 row.guest = UnitState::Unknown;
+            } else if row.vm == UnitState::Inactive {
+                row.snapshot_bytes = hibernate::bytes(app, &record.id);
+            }
+            if row.snapshot_bytes.is_some() {
+                row.vm = UnitState::Hibernated;
             }
             row
         }
@@ -125,6 +143,7 @@ fn damaged(app: &App, name: &str, error: String) -> InstanceRow {
         image: None,
         model: None,
         created_at: None,
+        snapshot_bytes: None,
         error: Some(error),
     }
 }
@@ -166,10 +185,11 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
     let [vm, proxy] = Service::ALL.map(|service| service_status(app, record, service));
     let states = States::from([(record.id.clone(), [vm.state, proxy.state])]);
     let mut row = row(app, &Found::Instance(Box::new(record.clone())), &states);
+    let watched = record.idle.is_watched();
     let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, record.host_port));
     let inside = SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT));
     let health = if vm.state == State::Active {
-        app.host.gateway.health(&[outside, inside], deadlines::look())?
+        app.host.gateway.health(&[if watched { inside } else { outside }, inside], deadlines::look())?
     } else {
         vec![Health::Down; 2]
     };
@@ -192,7 +212,10 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
     if record.disks == DiskKind::Shared {
         known.insert("base", paths.base.clone());
     }
-    let checks = checks(record, &row, &vm, &proxy, &health);
+    let mut checks = checks(record, &row, &vm, &proxy, &health);
+    if row.snapshot_bytes.is_some() {
+        hibernate::explain(record, &mut checks);
+    }
     Ok(StatusReport {
         url: Some(format!("http://127.0.0.1:{}/", record.host_port)),
         uptime_s: vm.process.and_then(fireclaw_host::proc::ProcessId::uptime),
@@ -210,6 +233,8 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
         }),
         containment: Some(containment::report(app, record)?),
         rates: record.rates,
+        idle_after_s: record.idle.after.map(|after| after.as_secs()),
+        sleeps: record.idle.is_watched().then(|| record.idle.describe(record.has_channel())),
         row,
     })
 }
@@ -259,6 +284,10 @@ fn checks(
         gate("gateway in the guest", health[1]),
         gate("gateway through the proxy", health[0]),
     ];
+    if record.idle.is_watched() {
+        // Not asked: that would be a client.
+        checks.pop();
+    }
     if let Some(error) = &row.error {
         checks.push(StatusCheck { name: "last operation", ok: false, detail: error.clone(), hint: None });
     }

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod fleet;
 pub mod gates;
 pub mod guest;
+pub mod hibernate;
 pub mod proxy;
 pub mod rates;
 pub mod secrets;

@@ -45,6 +45,8 @@ pub fn raw_changes(flags: &ChangeFlags, env: &dyn Fn(&str) -> Option<String>) ->
         net_mbit: flags.net_mbit.clone(),
         disk_iops: flags.disk_iops.clone(),
         disk_mbyte: flags.disk_mbyte.clone(),
+        idle_after: flags.idle_after.clone(),
+        idle_even_with_channels: flags.idle_even_with_channels,
     })
 }
 

@@ -31,6 +31,16 @@ impl InstanceId {
         UnitName(format!("vmdemo-proxy-{}.service", self.0))
     }
 
+    /// The unit that watches for what the proxy asks.
+    pub fn wake_path_unit(&self) -> UnitName {
+        UnitName(format!("vmdemo-wake-{}.path", self.0))
+    }
+
+    /// The unit that does what the proxy asks.
+    pub fn wake_unit(&self) -> UnitName {
+        UnitName(format!("vmdemo-wake-{}.service", self.0))
+    }
+
     /// The gateway's unit inside the guest.
     pub fn guest_unit(&self) -> UnitName {
         UnitName(format!("openclaw-{}.service", self.0))
@@ -147,7 +157,7 @@ pub const fn unit_patterns() -> [&'static str; 2] {
 pub struct UnitName(String);
 
 impl UnitName {
-    /// The name with its `.service` suffix.
+    /// The name with its suffix.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -44,6 +44,20 @@ pub const SIDECAR_SOCKET: &str = "sidecar.socket";
 /// The file of the sidecar's counters, in whichever folder.
 pub const USAGE: &str = "usage";
 
+/// The files by which a proxy asks for something, in whichever folder; `host::requests` has what they say.
+pub mod request {
+    /// A client waits.
+    pub const WAKE: &str = "wake";
+    /// No client has come for long.
+    pub const SLEEP: &str = "sleep";
+    /// That is being seen to.
+    pub const SLEEPING: &str = "sleeping";
+    /// It sleeps.
+    pub const ASLEEP: &str = "asleep";
+    /// Why it was not woken.
+    pub const FAILED: &str = "failed";
+}
+
 /// The longest path that fits into `sockaddr_un` with its terminating zero.
 pub const SOCKET_PATH_MAX: usize = 107;
 
@@ -126,6 +140,20 @@ pub struct InstancePaths {
     pub sidecar_sock_of_unit: PathBuf,
     /// The jail of a Firecracker that runs.
     pub jail_dir: PathBuf,
+    /// The memory of a hibernated VM, 0700.
+    pub snapshot_dir: PathBuf,
+    /// What that memory is tied to, written last: without it the rest is nothing.
+    pub snapshot_manifest: PathBuf,
+    /// Devices and registers.
+    pub snapshot_state: PathBuf,
+    /// The guest's memory, with every secret in it.
+    pub snapshot_memory: PathBuf,
+    /// Why the last snapshot was not resumed, for the next `start` to tell.
+    pub snapshot_dropped: PathBuf,
+    /// What the proxy asks for where there is no systemd; its user's.
+    pub requests_dir: PathBuf,
+    /// The same under systemd.
+    pub requests_dir_of_unit: PathBuf,
     /// State of the embedded supervisor.
     pub supervisor_dir: PathBuf,
     /// The embedded supervisor's control socket.
@@ -134,6 +162,10 @@ pub struct InstancePaths {
     pub vm_unit: PathBuf,
     /// The unit file of the proxy.
     pub proxy_unit: PathBuf,
+    /// The unit file that watches for what the proxy asks.
+    pub wake_path_unit: PathBuf,
+    /// The unit file of what is done then.
+    pub wake_unit: PathBuf,
     /// OpenSSH's multiplexing socket; the client appends 17 characters to it while it connects.
     pub ssh_control: PathBuf,
     /// There while `halt` waits for the VM's end: what ends then is not started again.
@@ -187,6 +219,7 @@ impl Layout {
         let config_dir = dir.join("config");
         let logs_dir = dir.join("logs");
         let supervisor_dir = dir.join("supervisor");
+        let snapshot_dir = dir.join("snapshot");
         InstancePaths {
             env: state_dir.join(".env"),
             token: state_dir.join(".token"),
@@ -218,11 +251,20 @@ impl Layout {
             sidecar_sock: dir.join(SIDECAR_SOCKET),
             sidecar_sock_of_unit: Self::unit_run(id).join(SIDECAR_SOCKET),
             jail_dir: dir.join("jail"),
+            snapshot_manifest: snapshot_dir.join("manifest.json"),
+            snapshot_state: snapshot_dir.join("state"),
+            snapshot_memory: snapshot_dir.join("memory"),
+            snapshot_dir,
+            snapshot_dropped: dir.join("snapshot.dropped"),
+            requests_dir: dir.join("requests"),
+            requests_dir_of_unit: Self::unit_run(id),
             supervisor_sock: supervisor_dir.join("control.sock"),
             supervisor_dir,
             dir,
             vm_unit: self.unit(&id.vm_unit()),
             proxy_unit: self.unit(&id.proxy_unit()),
+            wake_path_unit: self.unit(&id.wake_path_unit()),
+            wake_unit: self.unit(&id.wake_unit()),
             ssh_control: self.run_root.join("ssh").join(id.as_str()),
             halting: self.run_root.join("halting").join(id.as_str()),
         }
@@ -346,10 +388,19 @@ impl Layout {
             ("sidecar_sock", p.sidecar_sock),
             ("sidecar_sock_of_unit", p.sidecar_sock_of_unit),
             ("jail_dir", p.jail_dir),
+            ("snapshot_dir", p.snapshot_dir),
+            ("snapshot_manifest", p.snapshot_manifest),
+            ("snapshot_state", p.snapshot_state),
+            ("snapshot_memory", p.snapshot_memory),
+            ("snapshot_dropped", p.snapshot_dropped),
+            ("requests_dir", p.requests_dir),
+            ("requests_dir_of_unit", p.requests_dir_of_unit),
             ("supervisor_dir", p.supervisor_dir),
             ("supervisor_sock", p.supervisor_sock),
             ("vm_unit", p.vm_unit),
             ("proxy_unit", p.proxy_unit),
+            ("wake_path_unit", p.wake_path_unit),
+            ("wake_unit", p.wake_unit),
             ("ssh_control", p.ssh_control),
             ("halting", p.halting),
             ("allocation_lock", self.allocation_lock()),

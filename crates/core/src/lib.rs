@@ -5,6 +5,7 @@
 //! to do ([`plan`]) and what the files it writes look like ([`render`]).
 #![forbid(unsafe_code)]
 
+pub mod activity;
 pub mod alloc;
 pub mod audit;
 pub mod broker;
@@ -18,5 +19,6 @@ pub mod render;
 pub mod report;
 pub mod secret;
 pub mod sidecar;
+pub mod snapshot;
 pub mod spec;
 pub mod state;

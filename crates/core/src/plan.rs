@@ -27,6 +27,8 @@ pub enum Operation {
     Destroy,
     /// `clone`
     Clone,
+    /// `hibernate`
+    Hibernate,
 }
 
 impl fmt::Display for Operation {
@@ -39,6 +41,7 @@ impl fmt::Display for Operation {
             Self::Restart => "restart",
             Self::Destroy => "destroy",
             Self::Clone => "clone",
+            Self::Hibernate => "hibernate",
         })
     }
 }
@@ -87,6 +90,14 @@ pub enum Step {
     CopyDisk,
     /// Make the copied disk another guest's before it ever boots. Inverse: that of the folders.
     RenewIdentity,
+    /// Let the guest write out what it holds back.
+    SyncGuest,
+    /// Pause the VM and write its memory down. Inverse: drop what was written and let it run on.
+    SaveMemory,
+    /// End the VMM of a VM that is paused and written down.
+    EndVm,
+    /// A proxy that wakes the instance begins anew; another is stopped.
+    SettleProxy,
 }
 
 impl Step {
@@ -113,6 +124,10 @@ impl Step {
             Self::StopVm => "stop VM",
             Self::CopyDisk => "copy disk",
             Self::RenewIdentity => "renew identity",
+            Self::SyncGuest => "sync guest",
+            Self::SaveMemory => "save memory",
+            Self::EndVm => "end VM",
+            Self::SettleProxy => "settle proxy",
         }
     }
 
@@ -126,6 +141,7 @@ impl Step {
             Self::StartVm => Some("stop VM at once"),
             Self::StartProxy => Some("stop proxy"),
             Self::StageSettings => Some("drop staged settings"),
+            Self::SaveMemory => Some("let VM run on"),
             _ => None,
         }
     }
@@ -250,6 +266,23 @@ impl Plan {
         Self::of(Operation::Stop, id, &[Step::StopProxy, Step::StopGateway, Step::StopVm], None)
     }
 
+    /// Memory to disk, VM away. Once the memory is written it is kept: what is left to do then is to end a VM that is paused.
+    pub fn hibernate(id: &InstanceId) -> Self {
+        let steps = [Step::SyncGuest, Step::SaveMemory, Step::EndVm, Step::SettleProxy];
+        Self::of(Operation::Hibernate, id, &steps, Some(Step::SaveMemory))
+    }
+
+    /// The same for a proxy that asked for it and stays.
+    pub fn doze(id: &InstanceId) -> Self {
+        let steps = [Step::SyncGuest, Step::SaveMemory, Step::EndVm];
+        Self::of(Operation::Hibernate, id, &steps, Some(Step::SaveMemory))
+    }
+
+    /// What a proxy with a waiting client needs: the VM, and nothing more.
+    pub fn wake(id: &InstanceId) -> Self {
+        Self::of(Operation::Start, id, &[Step::StartVm], None)
+    }
+
     /// Stop, then start.
     pub fn restart(id: &InstanceId) -> Self {
         let mut plan = Self::stop(id);
@@ -295,6 +328,9 @@ mod tests {
             Plan::restart(&id()),
             Plan::destroy(&id()),
             Plan::clone_to(&id()),
+            Plan::hibernate(&id()),
+            Plan::doze(&id()),
+            Plan::wake(&id()),
         ] {
             let titles: Vec<&str> = plan.actions.iter().map(|action| action.title()).collect();
             text.push_str(&format!("{}: {}\n", plan.operation, titles.join(" > ")));

@@ -20,6 +20,8 @@ pub enum UnitState {
     Deactivating,
     /// Gave up.
     Failed,
+    /// Does not run, and goes on where it was when it is started.
+    Hibernated,
     /// Cannot be told from here.
     Unknown,
 }
@@ -33,6 +35,7 @@ impl UnitState {
             Self::Activating => "activating",
             Self::Deactivating => "deactivating",
             Self::Failed => "failed",
+            Self::Hibernated => "hibernated",
             Self::Unknown => "unknown",
         }
     }
@@ -93,6 +96,8 @@ pub struct InstanceRow {
     pub model: Option<String>,
     /// RFC 3339.
     pub created_at: Option<String>,
+    /// What the memory of a hibernated VM takes on the host's disk; null when there is none.
+    pub snapshot_bytes: Option<u64>,
     /// Why the row is damaged.
     pub error: Option<String>,
 }
@@ -175,6 +180,10 @@ pub struct StatusReport {
     pub containment: Option<ContainmentReport>,
     /// How fast it may use network and disk; null is without a limit.
     pub rates: Rates,
+    /// Seconds without a connection after which it sleeps; null is never.
+    pub idle_after_s: Option<u64>,
+    /// The same for people, with what keeps it awake; null is never.
+    pub sleeps: Option<String>,
 }
 
 /// Egress policy, where the keys are, and counters.
@@ -283,6 +292,7 @@ mod tests {
                     image: Some("default".into()),
                     model: Some("anthropic/claude-opus-4-6".into()),
                     created_at: Some("2026-11-22T00:00:00Z".into()),
+                    snapshot_bytes: None,
                     error: None,
                 },
                 url: Some("http://127.0.0.1:18891/".into()),
@@ -315,6 +325,8 @@ mod tests {
                     usage: [("anthropic".into(), Usage { requests: 1, ..Usage::default() })].into(),
                 }),
                 rates: Rates { net_mbit: Some(100), ..Rates::default() },
+                idle_after_s: Some(1800),
+                sleeps: Some("after 30 min without use".into()),
             },
             steps: vec![StepTime { name: "save record".into(), ms: 3 }],
         };

@@ -82,10 +82,16 @@ pub enum Command {
         #[allow(missing_docs)]
         json: Json,
     },
-    /// Start an instance and wait until its gateway is up
+    /// Start an instance, or wake it, and wait until its gateway is up
     Start(Target),
     /// Stop an instance: proxy, gateway, VM; it stays stopped across reboots
     Stop(StopArgs),
+    /// Keep an instance's memory on the disk and end its VM; `start` goes on where it was
+    ///
+    /// For VMs on Firecracker. The guest writes its disk out first. The memory is good for one start on this host with the same
+    /// versions and an untouched disk; where it does not fit any more, the instance boots and loses nothing on its disk. `stop`
+    /// drops it.
+    Hibernate(Target),
     /// Stop, then start
     Restart(StopArgs),
     /// Follow the gateway's log, or the VM's and proxy's on the host
@@ -173,6 +179,24 @@ pub enum Command {
         /// Seconds until the VM is cut off
         #[arg(long, default_value_t = 330)]
         timeout: u64,
+    },
+    /// Load the memory that a VM is to go on from (what a supervisor runs after `run`)
+    #[command(hide = true)]
+    Resume {
+        /// The instance
+        id: String,
+        /// The VMM, which is ended when the memory cannot be loaded
+        #[arg(long)]
+        vmm_pid: Option<i32>,
+        /// Do it in the background
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Wake an instance, or put it to sleep, as its proxy asks (what a supervisor runs)
+    #[command(hide = true)]
+    Attend {
+        /// The instance
+        id: String,
     },
     /// Remove what a run left on the host (what a supervisor runs)
     #[command(hide = true)]

@@ -74,6 +74,13 @@ pub struct ChangeFlags {
     /// Millions of bytes read and written a second; 0 or none lifts the limit
     #[arg(long, value_name = "N", help_heading = "Rates, changed while it runs")]
     pub disk_mbyte: Option<String>,
+    /// Keep the instance's memory on the disk and end its VM after so long (30m, 2h) without a connection and without work of its
+    /// own; the next connection wakes it. Timers of the gateway do not fire meanwhile. Off by default; `off` turns it off
+    #[arg(long, value_name = "TIME", help_heading = "Sleep")]
+    pub idle_after: Option<String>,
+    /// Let --idle-after put an instance to sleep that has a channel, though messages wait there until something wakes it
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, help_heading = "Sleep")]
+    pub idle_even_with_channels: Option<bool>,
 }
 
 /// `--vmm`

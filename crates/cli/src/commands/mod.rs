@@ -1,5 +1,6 @@
 //! One file a command; this one dispatches. Every command takes its arguments and the [`App`] and returns an exit code.
 
+pub mod attend;
 pub mod audit;
 pub mod clean;
 pub mod clone;
@@ -9,6 +10,7 @@ pub mod doctor;
 pub mod egress;
 pub mod guest;
 pub mod halt;
+pub mod hibernate;
 pub mod image;
 pub mod keys;
 pub mod lifecycle;
@@ -16,6 +18,7 @@ pub mod list;
 pub mod logs;
 pub mod provision;
 pub mod proxy;
+pub mod resume;
 pub mod run;
 pub mod setup;
 pub mod shell;
@@ -49,6 +52,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status { id: Some(id), json } => done(status::run(&app(false)?, &id, json.json)),
         Command::Start(args) => done(lifecycle::start(&app(args.output.quiet)?, &args)),
         Command::Stop(args) => done(lifecycle::stop(&app(args.target.output.quiet)?, &args)),
+        Command::Hibernate(args) => done(hibernate::run(&app(args.output.quiet)?, &args)),
         Command::Restart(args) => done(lifecycle::restart(&app(args.target.output.quiet)?, &args)),
         Command::Logs(args) => logs::run(&app(false)?, &args),
         Command::Shell { id, command } => shell::run(&app(false)?, &id, &command),
@@ -66,6 +70,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Man { dir } => done(completion::man(Ui::new(false, true), dir.as_deref())),
         Command::Run { id, forking } => run::run(&app(true)?, &id, forking),
         Command::Halt { id, timeout } => done(halt::run(&app(true)?, &id, timeout)),
+        Command::Resume { id, vmm_pid, detach } => done(resume::run(&app(false)?, &id, vmm_pid, detach)),
+        Command::Attend { id } => done(attend::run(&app(true)?, &id)),
         Command::Clean { id, ended } => clean::run(&app(true)?, &id, ended),
         Command::Supervise { id } => done(supervise::run(&app(true)?, &id)),
         Command::Proxy { id } => done(proxy::run(&app(true)?, &id)),

@@ -10,7 +10,8 @@ use fireclaw_host::supervisor::{Service, State};
 
 use super::{lifecycle::finish, show_plan};
 use crate::{
-    app::App, args::ProvisionArgs, containment, engine::Engine, fleet, secrets, setup_checks, steps::Steps,
+    app::App, args::ProvisionArgs, containment, engine::Engine, fleet, hibernate, secrets, setup_checks,
+    steps::Steps,
 };
 
 /// Changes settings and provisions the guest again. A refused change has changed nothing.
@@ -32,10 +33,13 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
     check_bot_is_free(&changed, &app.store().records()?)?;
     setup_checks::warn_of_missing_key(app, &changed);
     containment::warn(app, &changed);
+    containment::warn_of_idle(app, &changed);
     containment::warn_of_change(app, &record, &changed);
     if fleet::service_status(app, &record, Service::Vm).state != State::Active {
+        let asleep = hibernate::bytes(app, &id).is_some();
+        let how = if asleep { "it is hibernated" } else { "its VM does not run" };
         return Err(Error::new("provision", format!("instance `{id}`"))
-            .because("its VM does not run; nothing was changed")
+            .because(format!("{how}; nothing was changed"))
             .hint(format!("`fireclaw start {id}`, then provision again")));
     }
     let mut steps = Steps::of_existing(app, &id).changing_to(changed);

@@ -4,10 +4,12 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use fireclaw_core::{error::Result, guest::GATEWAY_PORT, id::proxy_uid};
 
+use fireclaw_host::requests::Requests;
+
 use crate::{
     app::App,
     containment,
-    proxy::{self, ProxySpec},
+    proxy::{self, ProxySpec, Rest},
 };
 
 /// As root: reads the record, binds, gives root up, and copies. As the user of a unit, who may enter no folder of ours: takes
@@ -24,6 +26,13 @@ pub fn run(app: &App, id: &str) -> Result<()> {
         ..ProxySpec::new(record.host_port, SocketAddr::from((record.vm_ip, GATEWAY_PORT)))
     };
     let sidecar = containment::sidecar_of(app, &record)?;
+    let paths = app.settings.layout.instance(&record.id)?;
+    let requests = record.idle.is_watched().then(|| match spec.user {
+        Some(user) => Requests::make(&paths.requests_dir, user),
+        None => Requests::open(&paths.requests_dir_of_unit),
+    });
+    // Whether a channel keeps it awake is for `attend` to say: the record that a unit hands over does not tell.
+    let rest = requests.transpose()?.map(|requests| Rest { after: record.idle.after, requests });
     let ui = app.ui;
-    proxy::serve(&spec, Some(sidecar), || (), move |line| ui.warn(line))
+    proxy::serve(&spec, Some(sidecar), rest, || (), move |line| ui.warn(line))
 }

@@ -15,16 +15,18 @@ use fireclaw_host::{
     vmm::{self, Start, VmSpec, Vmm},
 };
 
-use crate::{app::App, setup_checks, steps};
+use super::resume;
+use crate::{app::App, hibernate, setup_checks, steps};
 
 /// Makes tap and rules ready, opens what the VMM needs, and execs it: nothing of fireclaw stays beside a VM. With `forking`
-/// the VMM is not this process but a child in a PID namespace of its own, and this process ends.
+/// the VMM is not this process but a child in a PID namespace of its own, and this process ends. Where there is a memory to go
+/// on from, `resume` loads it: started from here, or by who asked for `forking`.
 pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     app.need_root()?;
     let record = app.store().load(&id.parse()?)?;
     let (vmm, kvm) = vmm_of(app, &record)?;
     let start = if forking { Start::Forking } else { Start::Becoming };
-    let spec = vm_spec(app, &record, kvm, start)?;
+    let mut spec = vm_spec(app, &record, kvm, start)?;
     for file in spec.base.iter().chain([&spec.disk]) {
         if !file.exists() {
             return Err(Error::new("find", file.display().to_string())
@@ -35,7 +37,16 @@ pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     steps::attach(app, &record)?;
     steps::limit_network(app, &record, vmm.kind())?;
     limit(app, &record, vmm.kind())?;
+    let paths = app.settings.layout.instance(&record.id)?;
+    spec.resume = hibernate::claim(&paths, &spec, &*vmm)?;
     let launch = vmm.prepare(&spec)?;
+    if spec.resume.is_some() {
+        // Used up: from here on only the jail has it.
+        hibernate::discard(&paths)?;
+        if !forking {
+            resume::spawn(app, &record.id)?;
+        }
+    }
     match handover::replace(&launch.cmd, &launch.keep)? {}
 }
 
@@ -75,7 +86,8 @@ pub fn api_sock(app: &App, record: &InstanceRecord) -> Result<PathBuf> {
     Ok(record.api_sock.clone())
 }
 
-fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool, start: Start) -> Result<VmSpec> {
+/// All that a VMM must know of an instance's VM.
+pub fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool, start: Start) -> Result<VmSpec> {
     let paths = app.settings.layout.instance(&record.id)?;
     let uid = vmm_uid(record.vm_ip);
     Ok(VmSpec {
@@ -100,5 +112,6 @@ fn vm_spec(app: &App, record: &InstanceRecord, kvm: bool, start: Start) -> Resul
         kvm,
         rates: record.rates,
         start,
+        resume: None,
     })
 }

@@ -9,8 +9,8 @@ use fireclaw_core::{
     plan::{Action, Direction, Plan, Step},
     report::{SetupReport, StepTime},
     spec::{
-        InstanceSpec, NetworkSpec, Rates, RawSetup, VmmKind, release::Source, request::check_bot_is_free,
-        vmm_choice::VmmChoice,
+        Idle, InstanceSpec, NetworkSpec, Rates, RawSetup, VmmKind, release::Source,
+        request::check_bot_is_free, vmm_choice::VmmChoice,
     },
     state::{Containment, Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
 };
@@ -191,12 +191,14 @@ fn plan<'a>(
         provisioned: false,
         containment: Containment::default(),
         rates: Rates::default(),
+        idle: Idle::default(),
         unknown: Vec::new(),
     };
     let record = containment::completed(spec.changes.apply(&fresh)?, spec.changes.key_mode().is_none())?;
     check_bot_is_free(&record, &app.store().records()?)?;
     checks::warn_of_missing_key(app, &record);
     containment::warn(app, &record);
+    containment::warn_of_idle(app, &record);
     let steps = Steps::of_new(app, record.clone(), boot.files.clone(), allocation_lock);
     Ok((steps, Plan::setup(&spec.id), record))
 }

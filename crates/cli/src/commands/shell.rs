@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use fireclaw_core::error::{Error, Result};
 use fireclaw_host::ssh::LoginState;
 
-use crate::{app::App, steps::guest_of};
+use crate::{app::App, hibernate, steps::guest_of};
 
 /// A terminal in the guest, or one command, whose code is ours.
 pub fn run(app: &App, id: &str, command: &[String]) -> Result<ExitCode> {
@@ -26,8 +26,11 @@ pub fn reachable(
     match app.host.shell.login(guest)? {
         LoginState::In => Ok(()),
         LoginState::Denied(error) | LoginState::OtherHostKey(error) => Err(error),
-        LoginState::NotYet(why) => Err(Error::new("log in to", format!("the guest of `{id}`"))
-            .because(why)
-            .hint(format!("see `fireclaw status {id}`; `fireclaw start {id}` starts it"))),
+        LoginState::NotYet(why) => {
+            let error = Error::new("log in to", format!("the guest of `{id}`"))
+                .because(why)
+                .hint(format!("see `fireclaw status {id}`; `fireclaw start {id}` starts it"));
+            Err(hibernate::asleep(app, id, error))
+        }
     }
 }

@@ -48,6 +48,13 @@ pub fn text(report: &StatusReport) -> String {
         ));
         lines.extend(disk.base.as_ref().map(|base| ("base", base_text(base))));
     }
+    if let Some(bytes) = row.snapshot_bytes {
+        lines.push((
+            "memory",
+            format!("kept on the host's disk, {}; `fireclaw start {}` goes on with it", mib(bytes), row.id),
+        ));
+    }
+    lines.extend(report.sleeps.as_ref().map(|when| ("sleeps", when.clone())));
     lines.extend(rates(&report.rates).map(|text| ("rates", text)));
     if let Some(seconds) = report.uptime_s {
         lines.push(("uptime", format!("{}h {:02}m {:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60)));

@@ -198,6 +198,7 @@ const fn verb(operation: Operation) -> &'static str {
         Operation::Restart => "restart",
         Operation::Destroy => "destroy",
         Operation::Clone => "clone to",
+        Operation::Hibernate => "hibernate",
     }
 }
 

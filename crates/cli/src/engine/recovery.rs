@@ -58,6 +58,15 @@ impl Engine<'_> {
                 }
                 Recovered::Kept(operation)
             }
+            Operation::Hibernate => {
+                self.observer.warn(&format!("the last hibernate of `{id}` was interrupted"));
+                if past.is_committed() {
+                    effects.apply(Step::EndVm, self.observer)?;
+                } else {
+                    self.undo_begun(&past, effects)?;
+                }
+                Recovered::Kept(operation)
+            }
             _ => {
                 self.observer.warn(&format!("the last {operation} of `{id}` was interrupted"));
                 Recovered::Kept(operation)

@@ -7,6 +7,7 @@
 mod confine;
 mod listen;
 pub(crate) mod relay;
+mod rest;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub use self::rest::Rest;
+use self::rest::Sleeper;
 use crate::sidecar::{self, Prepared};
 
 /// A guest that is up answers in microseconds; one that is down is noticed by the kernel after about three seconds.
@@ -72,6 +75,7 @@ impl ProxySpec {
 pub fn serve(
     spec: &ProxySpec,
     sidecar: Option<(sidecar::Spec, Orders)>,
+    rest: Option<Rest>,
     ready: impl FnOnce(),
     note: impl Fn(&str) + Clone + 'static,
 ) -> Result<()> {
@@ -102,7 +106,9 @@ pub fn serve(
                 _ = interrupted.recv() => {}
             }
         };
-        serve_until(spec, listeners, told, note).await;
+        let beside = sidecar.clone();
+        let busy = move || beside.as_ref().is_some_and(|sidecar| sidecar.is_used());
+        serve_until(spec, listeners, rest, busy, told, note).await;
         if let Some(sidecar) = sidecar {
             sidecar.save();
         }
@@ -119,6 +125,24 @@ struct Shared {
     full: Cell<bool>,
     short: Cell<bool>,
     note: Box<dyn Fn(&str)>,
+    sleeper: Option<Rc<Sleeper>>,
+}
+
+impl Shared {
+    fn touch(&self) {
+        if let Some(sleeper) = &self.sleeper {
+            sleeper.touch();
+        }
+    }
+
+    async fn reach(&self) -> std::io::Result<TcpStream> {
+        match &self.sleeper {
+            Some(sleeper) => sleeper.connect().await,
+            None => timeout(CONNECT, TcpStream::connect(self.spec.target))
+                .await
+                .unwrap_or_else(|_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer"))),
+        }
+    }
 }
 
 /// Counts a connection for as long as it lives.
@@ -127,6 +151,7 @@ struct Counted(Rc<Shared>);
 impl Counted {
     fn new(shared: &Rc<Shared>) -> Self {
         shared.open.set(shared.open.get() + 1);
+        shared.touch();
         Self(Rc::clone(shared))
     }
 }
@@ -134,6 +159,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
+        self.0.touch();
     }
 }
 
@@ -141,9 +167,12 @@ impl Drop for Counted {
 async fn serve_until(
     spec: ProxySpec,
     listeners: Vec<TcpListener>,
+    rest: Option<Rest>,
+    busy: impl Fn() -> bool + 'static,
     told_to_stop: impl Future<Output = ()>,
     note: impl Fn(&str) + 'static,
 ) {
+    let sleeper = rest.map(|rest| Sleeper::new(rest, spec.target));
     let shared = Rc::new(Shared {
         spec,
         open: Cell::new(0),
@@ -152,13 +181,18 @@ async fn serve_until(
         full: Cell::new(false),
         short: Cell::new(false),
         note: Box::new(note),
+        sleeper,
+    });
+    let watching = shared.sleeper.clone().map(|sleeper| {
+        let open = Rc::clone(&shared);
+        tokio::task::spawn_local(sleeper.watch(move || open.open.get() > 0 || busy()))
     });
     let accepting: Vec<_> = listeners
         .into_iter()
         .map(|listener| tokio::task::spawn_local(accept(listener, Rc::clone(&shared))))
         .collect();
     told_to_stop.await;
-    for task in accepting {
+    for task in accepting.into_iter().chain(watching) {
         task.abort();
         let _ = task.await;
     }
@@ -200,14 +234,10 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
 async fn connection(client: TcpStream, counted: Counted) {
     let shared = &counted.0;
     let target = shared.spec.target;
-    let gateway = match timeout(CONNECT, TcpStream::connect(target)).await {
-        Ok(Ok(gateway)) => gateway,
-        failed => {
+    let gateway = match shared.reach().await {
+        Ok(gateway) => gateway,
+        Err(why) => {
             if shared.reachable.replace(false) {
-                let why = failed.map_or_else(
-                    |_| "no answer".to_owned(),
-                    |it| it.err().map_or_else(String::new, |e| e.to_string()),
-                );
                 (shared.note)(&format!("the gateway at {target} is not reachable: {why}"));
             }
             relay::reset(&client);

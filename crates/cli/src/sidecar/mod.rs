@@ -153,6 +153,11 @@ impl Sidecar {
         self.tally.refuse(via, what, why, unix_time().as_secs());
     }
 
+    /// Whether a guest has a connection here: it asks its model, or reaches the world by its list.
+    pub(crate) fn is_used(&self) -> bool {
+        self.open.get() > 0
+    }
+
     /// What has been, for the host.
     pub(crate) fn report(&self) -> Report {
         let mut report = self.tally.report();

@@ -42,6 +42,11 @@ impl Steps<'_> {
     }
 
     pub(super) fn await_login(&self, watch: &mut dyn Observer) -> Result<()> {
+        self.await_boot(watch)?;
+        self.after_login(watch)
+    }
+
+    fn await_boot(&self, watch: &mut dyn Observer) -> Result<()> {
         let guest = self.guest()?;
         let requirement = Requirement {
             description: format!("an SSH login at {}", guest.ip),
@@ -208,7 +213,7 @@ impl Steps<'_> {
 
     /// Lets the gateway drain. A guest that cannot be reached is no reason to leave its VM running.
     pub(super) fn stop_gateway(&self, watch: &mut dyn Observer) -> Result<()> {
-        if self.patience.is_zero() {
+        if self.patience.is_zero() || self.is_hibernated()? {
             return Ok(());
         }
         let guest = self.guest()?;
@@ -237,7 +242,7 @@ impl Steps<'_> {
         }
     }
 
-    fn run(&self, guest: &Guest, words: &[&str], deadline: Duration) -> Result<Output> {
+    pub(super) fn run(&self, guest: &Guest, words: &[&str], deadline: Duration) -> Result<Output> {
         self.app.host.shell.run(guest, words, Stdin::Null, deadline, &mut |_, _| {})
     }
 }

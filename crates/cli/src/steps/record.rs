@@ -60,12 +60,18 @@ impl Steps<'_> {
     pub(super) fn commit_settings(&mut self) -> Result<()> {
         self.app.store().commit_staged(&self.id)?;
         // After a crash nobody knows what was in force: then it is put into force again.
-        let (mut contained, mut rated) = (true, true);
+        let (mut contained, mut rated, mut idled) = (true, true, true);
         if let Some(changed) = self.changed.take()
             && let Some(before) = self.record.replace(changed.clone())
         {
             rated = before.rates != changed.rates;
+            idled = before.idle != changed.idle;
             contained = (before.containment, before.keys) != (changed.containment, changed.keys);
+        }
+        if idled {
+            // The proxy learns it when it starts, which is the next step; its units come and go with it.
+            self.stop_proxy()?;
+            self.install_services()?;
         }
         if contained {
             containment::apply(self.app, self.known()?)?;

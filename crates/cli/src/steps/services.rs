@@ -13,6 +13,7 @@ use fireclaw_host::{
 };
 
 use super::Steps;
+use crate::{commands::attend::inbox, engine::Observer};
 
 impl Steps<'_> {
     pub(super) fn install_services(&self) -> Result<()> {
@@ -24,8 +25,14 @@ impl Steps<'_> {
         self.app.host.supervisors.uninstall(&self.id)
     }
 
-    pub(super) fn start_vm(&self) -> Result<()> {
-        self.supervisor()?.start(&self.id, Service::Vm)
+    pub(super) fn start_vm(&mut self, watch: &mut dyn Observer) -> Result<()> {
+        self.before_start()?;
+        self.supervisor()?.start(&self.id, Service::Vm)?;
+        // Its proxy may think that it sleeps.
+        if self.known()?.idle.is_watched() {
+            inbox(self.app, self.known()?)?.awake()?;
+        }
+        self.tell_of_drop(watch)
     }
 
     pub(super) fn start_proxy(&self) -> Result<()> {
@@ -36,8 +43,9 @@ impl Steps<'_> {
         self.stop_service(Service::Proxy, Duration::from_secs(5))
     }
 
-    pub(super) fn stop_vm(&self) -> Result<()> {
+    pub(super) fn stop_vm(&self, watch: &mut dyn Observer) -> Result<()> {
         self.close();
+        self.drop_memory(watch)?;
         // The gateway is down by now; what is left is the guest's own shutdown.
         let deadline = self.patience.min(Duration::from_secs(90));
         self.stop_service(Service::Vm, deadline)
@@ -48,12 +56,12 @@ impl Steps<'_> {
         self.stop_service(Service::Vm, Duration::ZERO)
     }
 
-    fn supervisor(&self) -> Result<&dyn Supervisor> {
+    pub(super) fn supervisor(&self) -> Result<&dyn Supervisor> {
         Ok(self.app.supervisor_of(self.known()?))
     }
 
     /// An instance whose record cannot be read may be anybody's: all are told.
-    fn stop_service(&self, service: Service, deadline: Duration) -> Result<()> {
+    pub(super) fn stop_service(&self, service: Service, deadline: Duration) -> Result<()> {
         let supervisors = &self.app.host.supervisors;
         match &self.record {
             Some(record) => self.app.supervisor_of(record).stop(&self.id, service, deadline),

@@ -288,7 +288,7 @@ impl Stage {
             thread::spawn(move || {
                 let proxied = ProxySpec::new(port, SocketAddr::from((guest, 18789)));
                 let ready = move || sender.send(()).unwrap();
-                proxy::serve(&proxied, Some((spec, orders)), ready, |_| {}).unwrap();
+                proxy::serve(&proxied, Some((spec, orders)), None, ready, |_| {}).unwrap();
             });
         });
         ready.recv_timeout(PATIENCE).unwrap();

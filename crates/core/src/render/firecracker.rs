@@ -29,6 +29,10 @@ pub mod jail_file {
     pub const BASE: &str = "base.ext4";
     /// The seed disk.
     pub const SEED: &str = "seed.img";
+    /// A snapshot's devices and registers.
+    pub const STATE: &str = "snapshot.state";
+    /// A snapshot's memory.
+    pub const MEMORY: &str = "snapshot.memory";
     /// The machine configuration.
     pub const CONFIG: &str = "vm.json";
     /// The API's socket, in a folder that the jailer makes and gives to Firecracker's user.
@@ -201,6 +205,8 @@ pub struct JailerArgs<'a> {
     /// Whether the jailer forks Firecracker into a PID namespace of its own and ends. What supervises must then follow
     /// the pid in the jail's pid file; without, the jailer becomes Firecracker.
     pub new_pid_ns: bool,
+    /// Whether it waits for a snapshot instead of booting the machine of its configuration.
+    pub resumes: bool,
 }
 
 /// The most descriptors that Firecracker may hold: its devices take a few dozen.
@@ -228,7 +234,12 @@ pub fn jailer_argv(vm: &JailerArgs<'_>) -> Vec<String> {
     }
     // What follows goes to Firecracker; the id is passed on by the jailer itself.
     args.push("--".to_owned());
-    args.extend(["--config-file".to_owned(), inside(jail_file::CONFIG)]);
+    if vm.resumes {
+        // A snapshot holds the machine and not the logger: the level is that of the configuration.
+        args.extend(["--level".to_owned(), "Warning".to_owned(), "--show-level".to_owned()]);
+    } else {
+        args.extend(["--config-file".to_owned(), inside(jail_file::CONFIG)]);
+    }
     args.extend(["--api-sock".to_owned(), inside(jail_file::SOCKET)]);
     args
 }
@@ -310,6 +321,25 @@ mod tests {
         insta::assert_snapshot!(format!("{}\n{}", text(&RATES), text(&Rates::default())));
     }
 
+    #[test]
+    fn a_firecracker_that_goes_on_from_a_memory_boots_nothing() {
+        let id = "my-bot".parse().unwrap();
+        let path = Path::new("/x/firecracker");
+        let vm = JailerArgs {
+            id: &id,
+            exec_file: path,
+            uid: 1,
+            gid: 1,
+            chroot_base: path,
+            fsize: 1,
+            new_pid_ns: false,
+            resumes: true,
+        };
+        let line = jailer_argv(&vm).join(" ");
+        let (_, own) = line.split_once(" -- ").unwrap();
+        assert_eq!(own, "--level Warning --show-level --api-sock /run/firecracker.socket");
+    }
+
     fn jailer(id: &str, new_pid_ns: bool) -> Vec<String> {
         jailer_argv(&JailerArgs {
             id: &id.parse().unwrap(),
@@ -319,6 +349,7 @@ mod tests {
             chroot_base: Path::new("/srv/firecracker/vm-demo/my-bot_2/jail"),
             fsize: 40 << 30,
             new_pid_ns,
+            resumes: false,
         })
     }
 

@@ -1,5 +1,6 @@
 //! What a user says: values, settings and requests, parsed and checked before anything is done. Touches nothing.
 
+pub mod idle;
 pub mod limits;
 pub mod network;
 pub mod rates;
@@ -10,6 +11,7 @@ pub mod settings;
 pub mod value;
 pub mod vmm_choice;
 
+pub use idle::Idle;
 pub use limits::{Bound, Limits};
 pub use network::NetworkSpec;
 pub use rates::Rates;

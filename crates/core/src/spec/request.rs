@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::PathBuf};
 
 use super::{
-    DiskSize, EgressMode, KeyMode, Runtime, Settings, SupervisorKind, VmmKind,
+    DiskSize, EgressMode, KeyMode, Runtime, Settings, SupervisorKind, VmmKind, idle,
     rates::{self, RateFlag},
     value,
 };
@@ -52,6 +52,10 @@ pub struct RawChanges {
     pub disk_iops: Option<String>,
     /// `--disk-mbyte`
     pub disk_mbyte: Option<String>,
+    /// `--idle-after`
+    pub idle_after: Option<String>,
+    /// `--idle-even-with-channels`
+    pub idle_even_with_channels: Option<bool>,
 }
 
 /// The same, checked.
@@ -71,6 +75,9 @@ pub struct Changes {
     budget: Option<u32>,
     #[allow(clippy::option_option, reason = "not said, lifted, and a rate are three things")]
     rates: [Option<Option<u32>>; 3],
+    #[allow(clippy::option_option, reason = "not said, turned off, and a time are three things")]
+    idle_after: Option<Option<std::time::Duration>>,
+    idle_even_with_channels: Option<bool>,
 }
 
 impl RawChanges {
@@ -107,6 +114,8 @@ impl RawChanges {
                 rate(rates::DISK_IOPS, &self.disk_iops)?,
                 rate(rates::DISK_MBYTE, &self.disk_mbyte)?,
             ],
+            idle_after: self.idle_after.as_deref().map(idle::after).transpose()?,
+            idle_even_with_channels: self.idle_even_with_channels,
         })
     }
 }
@@ -164,6 +173,16 @@ impl Changes {
         let mine = [&mut rates.net_mbit, &mut rates.disk_iops, &mut rates.disk_mbyte];
         for (mine, said) in mine.into_iter().zip(self.rates) {
             *mine = said.unwrap_or(*mine);
+        }
+        new.idle.after = self.idle_after.unwrap_or(record.idle.after);
+        new.idle.even_with_channels = self.idle_even_with_channels.unwrap_or(record.idle.even_with_channels);
+        if new.idle.is_watched() && new.vmm == VmmKind::Qemu {
+            return Err(Error::refused(
+                "--idle-after",
+                "a time",
+                format!("`{}` runs on qemu, whose memory is not kept", record.id),
+            )
+            .hint("instances on Firecracker can sleep; `--idle-after off` turns it off"));
         }
         if self.key_mode == Some(KeyMode::Broker) && Provider::of_model(&new.model).is_none() {
             return Err(Error::refused(

@@ -24,6 +24,8 @@ pub struct ServiceSpec {
     pub ssh_key_path: Option<PathBuf>,
     /// Whether the keys have a file of their own, for the sidecar.
     pub broker: bool,
+    /// Whether the proxy puts the instance to sleep and wakes it.
+    pub wakes: bool,
     /// What the host grants the VM.
     pub limits: Limits,
 }
@@ -41,6 +43,7 @@ impl ServiceSpec {
             api_sock: said(&record.api_sock),
             ssh_key_path: said(&record.ssh_key_path),
             broker: record.containment.keys == KeyMode::Broker,
+            wakes: record.idle.is_watched(),
             limits: settings.limits.clone(),
         }
     }
@@ -56,6 +59,7 @@ impl ServiceSpec {
             api_sock: None,
             ssh_key_path: Some("/home/ubuntu/.ssh/vmdemo_vm".into()),
             broker: false,
+            wakes: false,
             limits: Limits::default(),
         }
     }

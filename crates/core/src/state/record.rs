@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     id::{InstanceId, MacAddr, TapName},
     secret::Secret,
-    spec::{DiskKind, DiskSize, KeyMode, NetworkSpec, Rates, Runtime, SupervisorKind, VmmKind, value},
+    spec::{DiskKind, DiskSize, Idle, KeyMode, NetworkSpec, Rates, Runtime, SupervisorKind, VmmKind, value},
 };
 
 /// The keys of model providers.
@@ -98,6 +98,8 @@ pub struct InstanceRecord {
     pub containment: Containment,
     /// How fast it may use network and disk.
     pub rates: Rates,
+    /// When it sleeps by itself.
+    pub idle: Idle,
     /// Keys of other versions, kept on rewrite.
     pub unknown: Vec<(String, String)>,
 }
@@ -123,6 +125,7 @@ impl InstanceRecord {
         };
         let containment = Containment::take(&mut lines)?;
         let rates = Rates::take(&mut lines)?;
+        let idle = Idle::take(&mut lines)?;
         let mut fields = Fields { what, lines: &mut lines };
         let id: InstanceId = fields.parsed("INSTANCE_ID")?;
         let vm_ip = fields.parsed("VM_IP")?;
@@ -176,9 +179,15 @@ impl InstanceRecord {
             network,
             containment,
             rates,
+            idle,
             id,
             unknown: lines.rest(),
         })
+    }
+
+    /// Whether it asks somebody for messages, who would wait while it sleeps.
+    pub const fn has_channel(&self) -> bool {
+        self.telegram_token.is_some()
     }
 
     /// The text of `.env`. Refuses a value that would not come back the same.
@@ -220,6 +229,7 @@ impl InstanceRecord {
         lines.push("PROVISIONED", self.provisioned.to_string());
         self.containment.push(&mut lines);
         self.rates.push(&mut lines);
+        self.idle.push(&mut lines);
         for (name, text) in &self.unknown {
             lines.push(name, text);
         }

@@ -27,6 +27,7 @@ use nix::{
 };
 
 use super::{
+    attend::Attendant,
     console::Buffer,
     control::{LINE, Reply, Request},
     files::Files,
@@ -79,7 +80,9 @@ pub fn supervise(
     listener.set_nonblocking(true).context("set up", setup.files.socket.display())?;
     std::fs::set_permissions(&setup.files.socket, std::fs::Permissions::from_mode(0o600))
         .context("set the mode of", setup.files.socket.display())?;
+    let attendant = Attendant::new(&setup.files);
     let mut daemon = Daemon {
+        attendant,
         setup,
         units,
         listener,
@@ -139,6 +142,8 @@ enum Source {
     Output(usize),
     Process(usize),
     Helper(usize),
+    Requests,
+    Attendant,
 }
 
 struct Daemon {
@@ -148,6 +153,7 @@ struct Daemon {
     signals: UnixStream,
     clients: Vec<Client>,
     buffer: Buffer,
+    attendant: Attendant,
     /// Until the first request, or this moment.
     unasked_until: Option<Instant>,
     /// No new work: SIGTERM, or a shutdown.
@@ -164,6 +170,9 @@ impl Daemon {
                     unit.drain(&mut self.buffer);
                 }
                 return Ok(());
+            }
+            if !self.ending {
+                self.attendant.see_to(&self.setup);
             }
             let woken = self.wait()?;
             let now = Instant::now();
@@ -206,6 +215,14 @@ impl Daemon {
                 }
             }
         }
+        for (source, fd) in
+            [(Source::Requests, self.attendant.requests()), (Source::Attendant, self.attendant.process())]
+        {
+            if let Some(fd) = fd {
+                sources.push(source);
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
+        }
         let due = self.units.iter().filter_map(Unit::wake).chain(self.unasked_until).min();
         let timeout = due.map_or(PollTimeout::NONE, |due| {
             // Rounded up, so that what is due is due when we wake.
@@ -235,6 +252,8 @@ impl Daemon {
             }
             Source::Output(number) => self.units[number].pump(&mut self.buffer),
             Source::Process(number) => self.units[number].process_ended(&self.setup, &mut self.buffer, now),
+            Source::Requests => self.attendant.drain(),
+            Source::Attendant => self.attendant.ended(&self.setup),
             Source::Helper(number) => self.units[number].helper_ended(&self.setup, now),
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Files {
     pub(super) own_log: PathBuf,
     /// What `halt` and `clean` say.
     pub(super) helper_log: PathBuf,
+    /// What the proxy asks for.
+    pub(super) requests: PathBuf,
     console_log: PathBuf,
     proxy_log: PathBuf,
 }
@@ -34,6 +36,7 @@ impl Files {
             own_log: dir.join("supervisor.log"),
             helper_log: dir.join("helpers.log"),
             dir,
+            requests: paths.requests_dir,
             console_log: paths.console_log,
             proxy_log: paths.proxy_log,
         })

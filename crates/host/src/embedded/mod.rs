@@ -9,6 +9,7 @@
 //! SIGTERM asks a supervisor to stop both services gracefully and to end; they remain wanted, so that the next command
 //! after a reboot of the host brings them back. SIGHUP and SIGINT are ignored.
 
+mod attend;
 mod client;
 mod console;
 mod control;

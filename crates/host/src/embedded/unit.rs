@@ -54,7 +54,7 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    fn cmd(&self, verb: &str) -> Cmd {
+    pub(super) fn cmd(&self, verb: &str) -> Cmd {
         let cmd = Cmd::new(&self.program).args([verb, self.id.as_str()]).cwd("/");
         self.environment.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value))
     }

@@ -8,6 +8,7 @@
 //! ends it with exit code 0. The power button is Ctrl-Alt-Del, which systemd answers with a reboot.
 
 pub mod api;
+mod hibernate;
 pub mod install;
 pub mod jail;
 mod libraries;
@@ -23,6 +24,7 @@ use std::{
 
 use fireclaw_core::{
     error::{Context, Error, Kind, Result},
+    id::InstanceId,
     render::firecracker::{JailerArgs, MachineArgs, jail_file, jailer_argv, machine_config},
     spec::{Rates, VmmKind},
 };
@@ -34,7 +36,9 @@ use crate::{
         api::{Action, Api, VmState},
         jail::{Jail, Share},
     },
-    vmm::{Launch, Start, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket},
+    vmm::{
+        Launch, SnapshotFiles, Start, VmSpec, Vmm, VmmInfo, check_readable, find_program, open_file, socket,
+    },
 };
 
 /// How long Firecracker may take to answer: it answers in milliseconds, or it hangs.
@@ -88,6 +92,14 @@ impl Firecracker {
         Ok(Installed { firecracker, jailer, version })
     }
 
+    /// The version to the last letter, as a running one tells it too: development builds share their numbers.
+    fn exact_version(&self) -> Result<String> {
+        let path = find_program(&*self.exec, "firecracker")?;
+        let said = self.exec.check(Cmd::new(&path).arg("--version").deadline(ANSWER))?.text();
+        let word = said.split_whitespace().find_map(|word| word.strip_prefix('v'));
+        word.map(str::to_owned).ok_or_else(|| Error::new("read the version of", path.display().to_string()))
+    }
+
     fn api(path: &Path) -> Api {
         Api::new(path, ANSWER)
     }
@@ -121,6 +133,10 @@ impl Vmm for Firecracker {
         jail.share(&spec.disk, jail_file::DISK, Share::Own, owner)?;
         jail.share(&spec.seed, jail_file::SEED, Share::Read, owner)?;
         jail.share(&spec.vmm_config, jail_file::CONFIG, Share::Read, owner)?;
+        if let Some(files) = &spec.resume {
+            jail.share(&files.state, jail_file::STATE, Share::Read, owner)?;
+            jail.share(&files.memory, jail_file::MEMORY, Share::Read, owner)?;
+        }
         for library in &libraries {
             // Found by name through any symlink; in the jail it lies under that name.
             jail.share(library, library.strip_prefix("/").unwrap_or(library), Share::AsItIs, owner)?;
@@ -136,6 +152,7 @@ impl Vmm for Firecracker {
             chroot_base: &spec.jail_dir,
             fsize,
             new_pid_ns: spec.start == Start::Forking,
+            resumes: spec.resume.is_some(),
         });
         Ok(Launch { cmd: Cmd::new(installed.jailer).args(args).cwd("/").about(&spec.id), keep: Vec::new() })
     }
@@ -160,6 +177,26 @@ impl Vmm for Firecracker {
 
     fn set_rates(&self, api_sock: &Path, rates: &Rates) -> Result<()> {
         Self::api(api_sock).set_rates(rates)
+    }
+
+    fn snapshot_version(&self, _id: &InstanceId, running: Option<&Path>) -> Result<String> {
+        // What runs may be older than what was installed meanwhile.
+        match running {
+            Some(api_sock) => Ok(Self::api(api_sock).describe()?.vmm_version),
+            None => Ok(self.exact_version()?),
+        }
+    }
+
+    fn save(&self, spec: &VmSpec, to: &SnapshotFiles) -> Result<()> {
+        hibernate::save(spec, to)
+    }
+
+    fn awaits_memory(&self, api_sock: &Path) -> bool {
+        hibernate::waits(api_sock)
+    }
+
+    fn load(&self, api_sock: &Path, deadline: Duration) -> Result<()> {
+        hibernate::load(api_sock, deadline)
     }
 
     fn info(&self, api_sock: &Path) -> Result<VmmInfo> {
@@ -214,5 +251,7 @@ fn write_config(spec: &VmSpec) -> Result<()> {
     crate::fs::write(&spec.vmm_config, text.as_bytes(), 0o600)
 }
 
+#[cfg(test)]
+mod hibernate_tests;
 #[cfg(test)]
 mod tests;

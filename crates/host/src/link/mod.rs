@@ -241,6 +241,18 @@ impl Netlink {
         self.wait("pin", &format!("{mac} to {}", port.name), request.execute())
     }
 
+    /// Puts a neighbour's address into the host's table for a while, as an answer of its own would.
+    pub fn learn(&self, link: &Link, mac: MacAddr, ip: Ipv4Addr) -> Result<()> {
+        let request = self
+            .handle
+            .neighbours()
+            .add(link.index, ip.into())
+            .link_layer_address(&mac.octets())
+            .state(NeighbourState::Reachable)
+            .replace();
+        self.wait("tell", &format!("{} of {ip}", link.name), request.execute())
+    }
+
     /// Deletes a link. One that has just gone is fine.
     pub fn delete(&self, link: &Link) -> Result<()> {
         let request = self.handle.link().del(link.index);

@@ -11,7 +11,7 @@ use std::{
 
 use fireclaw_core::{
     error::{Context, Error, Result},
-    id::{BridgeName, InstanceId, TapName},
+    id::{BridgeName, InstanceId, MacAddr, TapName},
     spec::NetworkSpec,
 };
 use serde::{Deserialize, Serialize};
@@ -284,6 +284,10 @@ impl Network for FakeNetwork {
             }
             Ok(())
         })
+    }
+
+    fn learn(&self, _: &NetworkSpec, _: MacAddr, ip: Ipv4Addr) -> Result<()> {
+        self.call("learn", &ip.to_string(), |_| Ok(()))
     }
 
     fn install_firewall(&self, ruleset: &str) -> Result<()> {

@@ -77,6 +77,10 @@ pub trait Network: Send + Sync {
     /// this instance's, is left alone. What comes from the VM is in the ruleset.
     fn limit(&self, instance: &InstanceId, tap: &TapName, bytes_per_second: Option<u64>) -> Result<()>;
 
+    /// Tells the host at which address of the bridge the guest's card is, so that what waits to be sent to a guest that has
+    /// just woken goes out now and not with the next question for it, up to a second later.
+    fn learn(&self, network: &NetworkSpec, mac: MacAddr, ip: Ipv4Addr) -> Result<()>;
+
     /// Puts a whole ruleset of ours into force in one transaction.
     fn install_firewall(&self, ruleset: &str) -> Result<()>;
 

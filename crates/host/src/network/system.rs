@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use fireclaw_core::{
     error::Result,
-    id::{BridgeName, InstanceId, TapName},
+    id::{BridgeName, InstanceId, MacAddr, TapName},
     spec::NetworkSpec,
 };
 
@@ -60,6 +60,14 @@ impl Network for SystemNetwork {
 
     fn limit(&self, instance: &InstanceId, tap: &TapName, bytes_per_second: Option<u64>) -> Result<()> {
         port::limit(&Netlink::open()?, instance, tap, bytes_per_second)
+    }
+
+    fn learn(&self, network: &NetworkSpec, mac: MacAddr, ip: Ipv4Addr) -> Result<()> {
+        let netlink = Netlink::open()?;
+        match netlink.find(network.bridge.as_str())? {
+            Some(bridge) => netlink.learn(&bridge, mac, ip),
+            None => Ok(()),
+        }
     }
 
     fn install_firewall(&self, ruleset: &str) -> Result<()> {

@@ -22,9 +22,9 @@ use std::{
 
 use fireclaw_core::{
     error::{Context, Error, Kind, Result},
-    id::{InstanceId, unit_patterns},
+    id::{InstanceId, UnitName, unit_patterns},
     layout::Layout,
-    render::systemd::{Features, Host, proxy_unit, vm_unit},
+    render::systemd::{Features, Host, proxy_unit, vm_unit, wake_path_unit, wake_unit},
     spec::{ServiceSpec, SupervisorKind},
 };
 
@@ -105,21 +105,21 @@ impl SystemdSupervisor {
         runtime.block_on(work)
     }
 
-    /// The texts of both units, for the systemd of this version.
-    fn texts(&self, id: &InstanceId, spec: &ServiceSpec, version: &str) -> [(Service, PathBuf, String); 2] {
+    /// The texts of an instance's units, for the systemd of this version.
+    fn texts(&self, id: &InstanceId, spec: &ServiceSpec, version: &str) -> Vec<(UnitName, PathBuf, String)> {
         let host = Host {
             layout: &self.layout,
             program: &self.program,
             environment: &self.environment,
             features: Features::of_version(version),
         };
-        Service::ALL.map(|service| {
-            let text = match service {
-                Service::Vm => vm_unit(&host, id, spec),
-                Service::Proxy => proxy_unit(&host, id, spec),
-            };
-            (service, units::path(&self.layout, id, service), text)
-        })
+        let mut all =
+            vec![(id.vm_unit(), vm_unit(&host, id, spec)), (id.proxy_unit(), proxy_unit(&host, id, spec))];
+        if spec.wakes {
+            all.push((id.wake_path_unit(), wake_path_unit(&host, id)));
+            all.push((id.wake_unit(), wake_unit(&host, id)));
+        }
+        all.into_iter().map(|(unit, text)| (unit.clone(), self.layout.unit(&unit), text)).collect()
     }
 
     async fn facts(bus: &Bus, unit: &str) -> Result<Facts, Trouble> {
@@ -170,6 +170,12 @@ impl Supervisor for SystemdSupervisor {
             for (_, path, text) in self.texts(id, spec, &version) {
                 match units::write(&path, &text) {
                     Ok(wrote) => outdated |= wrote,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            if !spec.wakes {
+                match units::remove_wake(&self.layout, id) {
+                    Ok(removed) => outdated |= removed,
                     Err(error) => return Ok(Err(error)),
                 }
             }
@@ -232,8 +238,7 @@ impl Supervisor for SystemdSupervisor {
             .talk(async { self.connect(GLANCE).await?.version().await })
             .map_err(|trouble| explain(trouble, "reach", "systemd"))?;
         let mut drift = Vec::new();
-        for (service, path, text) in self.texts(id, spec, &version) {
-            let unit = service.unit(id);
+        for (unit, path, text) in self.texts(id, spec, &version) {
             match units::look(&path, &text).context("look at", &unit)? {
                 Found::Current | Found::Foreign => {}
                 Found::Outdated => drift.push(format!("{unit} is not as this fireclaw writes it")),

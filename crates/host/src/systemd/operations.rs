@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Longer than a unit of ours may take to start: `clean` first, then the exec of `run`.
-const STARTING: Duration = Duration::from_secs(150);
+const STARTING: Duration = Duration::from_secs(330);
 /// From SIGKILL to the end of `clean`.
 const KILLED: Duration = Duration::from_secs(75);
 /// How often a unit is looked at while its job is waited for.
@@ -84,7 +84,7 @@ impl SystemdSupervisor {
             }
             stopped?;
         }
-        let mut removed = false;
+        let mut removed = units::remove_wake(&self.layout, id)?;
         for path in &paths {
             removed |= units::remove(path)?;
         }

@@ -60,6 +60,18 @@ pub(super) fn remove(path: &Path) -> Result<bool> {
     Ok(there)
 }
 
+/// Removes the units that put an instance to sleep and wake it, where they are ours. True when there was one.
+pub(super) fn remove_wake(layout: &Layout, id: &InstanceId) -> Result<bool> {
+    let mut removed = false;
+    for unit in [id.wake_path_unit(), id.wake_unit()] {
+        let path = layout.unit(&unit);
+        if matches!(look(&path, "")?, Found::Current | Found::Outdated) {
+            removed |= remove(&path)?;
+        }
+    }
+    Ok(removed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ use std::{
     os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use fireclaw_core::{
@@ -75,6 +76,17 @@ pub struct VmSpec {
     pub rates: Rates,
     /// What becomes of the process that starts it.
     pub start: Start,
+    /// The snapshot that it is to go on from, instead of booting.
+    pub resume: Option<SnapshotFiles>,
+}
+
+/// The two files of a snapshot, outside of any jail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFiles {
+    /// Devices and registers.
+    pub state: PathBuf,
+    /// The guest's memory.
+    pub memory: PathBuf,
 }
 
 /// What becomes of the process that starts a VMM.
@@ -130,8 +142,41 @@ pub trait Vmm: Send + Sync {
     /// Changes how fast a running VM may use what the VMM itself limits: the root disk, with Firecracker the network too.
     fn set_rates(&self, api_sock: &Path, rates: &Rates) -> Result<()>;
 
+    /// The version of the VMM that runs, or of the one that would be started, as far as snapshots are tied to it. Fails where
+    /// the VMM takes none.
+    fn snapshot_version(&self, id: &InstanceId, _running: Option<&Path>) -> Result<String> {
+        Err(no_snapshots(self.kind(), id))
+    }
+
+    /// Writes the whole of a paused VM to files of its own. They are root's alone, and whole only when this returns; after
+    /// a failure none of them is left.
+    fn save(&self, spec: &VmSpec, _to: &SnapshotFiles) -> Result<()> {
+        Err(no_snapshots(self.kind(), &spec.id))
+    }
+
+    /// Whether a VMM that was started by [`VmSpec::resume`] still waits for its snapshot to be loaded.
+    fn awaits_memory(&self, _api_sock: &Path) -> bool {
+        false
+    }
+
+    /// Loads that snapshot and lets the VM run, within a deadline. The files are gone afterwards, whatever came of it: nothing
+    /// is resumed twice.
+    fn load(&self, api_sock: &Path, _deadline: Duration) -> Result<()> {
+        Err(Error::new("load", format!("a snapshot at {}", api_sock.display()))
+            .because(format!("{} takes none", self.kind())))
+    }
+
     /// Asks the VMM how it is. Fails within two seconds when it hangs.
     fn info(&self, api_sock: &Path) -> Result<VmmInfo>;
+}
+
+/// The refusal of a VMM that cannot hibernate. Only Firecracker promises that what one process saved another takes up with the
+/// same devices; QEMU's states are bound to the exact build of its machine.
+fn no_snapshots(kind: VmmKind, id: &InstanceId) -> Error {
+    Error::new("hibernate", format!("instance `{id}`"))
+        .kind(Kind::Refused)
+        .because(format!("it runs on {kind}, and fireclaw keeps the memory of a VM on Firecracker only; nothing was changed"))
+        .hint(format!("`fireclaw stop {id}` gives its memory back as well; the next start boots"))
 }
 
 /// The VMM of an instance.
@@ -219,6 +264,7 @@ impl VmSpec {
             kvm: false,
             rates: Rates::default(),
             start: Start::Becoming,
+            resume: None,
         }
     }
 }

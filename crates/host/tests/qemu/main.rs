@@ -76,6 +76,7 @@ fn boot() -> Machine {
         jail_dir: at("jail"),
         kvm: false,
         rates: Rates::default(),
+        resume: None,
         start: vmm::Start::Becoming,
     };
     let vmm = Qemu::new(Arc::new(SystemExec::default())).unwrap();

@@ -5,6 +5,7 @@ mod boot;
 mod clone;
 mod docker;
 mod figures;
+mod hibernate;
 mod hostile;
 mod jailer;
 mod neighbours;
@@ -83,6 +84,8 @@ pub fn all() -> Vec<Scenario> {
         scenario("clone", clone::side_by_side).long(),
         scenario("reboot in the guest", reboots::guest).long(),
         scenario("power-off in the guest", reboots::guest_off).long(),
+        firecracker("hibernate", hibernate::hibernate).long(),
+        firecracker("hibernate without systemd", hibernate::embedded).long(),
         scenario("docker beside it", neighbours::docker),
         scenario("ufw", neighbours::ufw).long(),
         scenario("firewalld", neighbours::firewalld).long(),

@@ -91,8 +91,9 @@ fn the_idle_limit_ends_quiet_connections_and_only_those() {
 fn a_port_that_is_taken_is_an_error_that_says_how_to_find_who_has_it() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let error = serve(&ProxySpec::new(port, taken.local_addr().unwrap()), None, || panic!("ready"), |_| {})
-        .unwrap_err();
+    let error =
+        serve(&ProxySpec::new(port, taken.local_addr().unwrap()), None, None, || panic!("ready"), |_| {})
+            .unwrap_err();
     assert!(
         error.one_line().starts_with(&format!("cannot listen on 127.0.0.1:{port}: ")),
         "{}",
@@ -156,7 +157,7 @@ fn sigterm_ends_it_with_success() {
     let port = free_port().unwrap();
     let (sender, receiver) = channel();
     let spec = ProxySpec::new(port, target.address);
-    let served = std::thread::spawn(move || serve(&spec, None, || sender.send(()).unwrap(), |_| {}));
+    let served = std::thread::spawn(move || serve(&spec, None, None, || sender.send(()).unwrap(), |_| {}));
     receiver.recv_timeout(PATIENCE).unwrap();
     let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     let _gateway = target.accept();
@@ -187,7 +188,7 @@ fn root_is_given_up_before_anything_is_accepted() {
             }
             std::process::exit(0);
         };
-        serve(&spec, None, ready, |_| {}).unwrap();
+        serve(&spec, None, None, ready, |_| {}).unwrap();
     }
     let name = "proxy::tests::limits::root_is_given_up_before_anything_is_accepted";
     let this = std::env::current_exe().unwrap();

@@ -1,6 +1,7 @@
 //! A proxy in a thread of the test, real sockets on loopback, a target that the test itself is.
 
 mod limits;
+mod rest;
 mod transfer;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 use fireclaw_core::error::{Context, Result};
 use tokio::{sync::oneshot, task::LocalSet};
 
-use super::{ProxySpec, listen, serve_until};
+use super::{ProxySpec, Rest, listen, serve_until};
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +33,11 @@ struct Proxy {
 impl Proxy {
     /// A proxy of its own port to a target.
     fn to(target: SocketAddr, change: impl FnOnce(&mut ProxySpec)) -> Self {
+        Self::with(target, None, change)
+    }
+
+    /// The same for an instance that sleeps.
+    fn with(target: SocketAddr, rest: Option<Rest>, change: impl FnOnce(&mut ProxySpec)) -> Self {
         let mut spec = ProxySpec::new(0, target);
         change(&mut spec);
         let notes: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -39,7 +45,7 @@ impl Proxy {
         let (stop, stopped) = oneshot::channel::<()>();
         let (sender, receiver) = channel();
         let thread = std::thread::spawn(move || {
-            run(spec, &sender, stopped, move |note| shared.lock().unwrap().push(note.to_owned()));
+            run(spec, rest, &sender, stopped, move |note| shared.lock().unwrap().push(note.to_owned()));
         });
         let port = receiver.recv_timeout(PATIENCE).unwrap();
         Self { port, notes, stop: Some(stop), thread: Some(thread) }
@@ -68,7 +74,13 @@ impl Drop for Proxy {
     }
 }
 
-fn run(spec: ProxySpec, port: &Sender<u16>, stopped: oneshot::Receiver<()>, note: impl Fn(&str) + 'static) {
+fn run(
+    spec: ProxySpec,
+    rest: Option<Rest>,
+    port: &Sender<u16>,
+    stopped: oneshot::Receiver<()>,
+    note: impl Fn(&str) + 'static,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         // A port that is free on 127.0.0.1 may be in use on ::1: the next one will not be.
@@ -79,7 +91,7 @@ fn run(spec: ProxySpec, port: &Sender<u16>, stopped: oneshot::Receiver<()>, note
             })
             .unwrap();
         port.send(free).unwrap();
-        serve_until(spec, listeners, async { drop(stopped.await) }, note).await;
+        serve_until(spec, listeners, rest, || false, async { drop(stopped.await) }, note).await;
     });
 }
 

@@ -20,7 +20,7 @@ use text::Unit;
 
 use crate::{
     id::{InstanceId, UnitName},
-    layout::Layout,
+    layout::{Layout, request},
     spec::{ServiceSpec, VmmKind},
 };
 
@@ -101,6 +101,10 @@ pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {
     unit.command("ExecStartPre", host.program, ["clean", id.as_str()]);
     let forking = jailed.then_some("--forking");
     unit.command("ExecStart", host.program, ["run", id.as_str()].into_iter().chain(forking));
+    if jailed {
+        unit.note("A VM that was hibernated goes on from its memory.");
+        unit.command("ExecStartPost", host.program, ["resume", id.as_str()]);
+    }
     unit.command("ExecStop", host.program, ["halt", id.as_str(), "--timeout", &halt]);
     if jailed {
         unit.note("Its VMM ends with 0 also when the guest restarts. `clean` sees which, and fails to have it started again.");
@@ -112,7 +116,10 @@ pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {
     restart(&mut unit, host);
     unit.note("What `halt` could not end is hung: there is nothing left to ask it.");
     unit.set("KillSignal", "SIGKILL");
-    unit.set("TimeoutStartSec", 120);
+    if jailed {
+        unit.note("To look through the memory of a VM that was hibernated takes as long as reading it.");
+    }
+    unit.set("TimeoutStartSec", if jailed { 300 } else { 120 });
     unit.set("TimeoutStopSec", STOP);
     limits(&mut unit, &paths.dir, spec);
     unit.note("A core would hold the guest's memory; its console must not fill the journal.");
@@ -131,6 +138,12 @@ pub fn proxy_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> Strin
     unit.section("Unit");
     unit.set("Description", format!("fireclaw: the proxy of {id}, 127.0.0.1:{}", spec.host_port));
     unit.set("After", format!("network.target {}", id.vm_unit()));
+    if spec.wakes {
+        unit.note(
+            "Whoever connects to an instance that sleeps has it woken; it sleeps again when nobody does.",
+        );
+        unit.set("Wants", id.wake_path_unit());
+    }
     limit_starts(&mut unit);
 
     unit.section("Service");
@@ -151,6 +164,40 @@ pub fn proxy_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> Strin
     unit.set("LimitCORE", 0);
     sandbox::of_proxy(&mut unit, &Needs::of_proxy(host, id), spec);
     install(&mut unit);
+    unit.finish()
+}
+
+/// The unit that watches for what the proxy asks: a file in the folder that systemd gives to the proxy's user and to nobody else.
+/// It comes and goes with the proxy.
+pub fn wake_path_unit(host: &Host<'_>, id: &InstanceId) -> String {
+    let mut unit = begin(&id.wake_path_unit());
+    unit.section("Unit");
+    unit.set("Description", format!("fireclaw: what the proxy of {id} asks for"));
+    unit.set("PartOf", id.proxy_unit());
+    unit.section("Path");
+    let folder = host.layout.instance_unchecked(id).requests_dir_of_unit;
+    for name in [request::WAKE, request::SLEEP] {
+        unit.path("PathExists", &folder.join(name));
+    }
+    unit.set("Unit", id.wake_unit());
+    unit.finish()
+}
+
+/// The unit that does it, as root: it starts and stops the VM's unit. All that comes from the proxy is that a file is there.
+pub fn wake_unit(host: &Host<'_>, id: &InstanceId) -> String {
+    let name = id.wake_unit();
+    let mut unit = begin(&name);
+    unit.section("Unit");
+    unit.set("Description", format!("fireclaw: wakes {id}, or puts it to sleep"));
+    unit.note("As often as a client comes.");
+    unit.set("StartLimitIntervalSec", 0);
+    unit.section("Service");
+    unit.set("Type", "oneshot");
+    unit.set("SyslogIdentifier", stem(&name));
+    environment(&mut unit, host);
+    unit.command("ExecStart", host.program, ["attend", id.as_str()]);
+    unit.set("TimeoutStartSec", 1800);
+    unit.set("LimitCORE", 0);
     unit.finish()
 }
 

@@ -67,6 +67,22 @@ fn the_unit_with_everything_elsewhere_and_every_limit() {
 }
 
 #[test]
+fn the_units_of_an_instance_that_sleeps_by_itself() {
+    let [_, proxy] = render(|_, _, spec| spec.wakes = true, OLD);
+    assert!(proxy.contains("Wants=vmdemo-wake-my-bot_2.path\n"), "{proxy}");
+    let layout = Layout::default();
+    let environment = [("STATE_ROOT".to_owned(), "/home/me/state".to_owned())];
+    let host = Host {
+        layout: &layout,
+        program: Path::new("/usr/bin/fireclaw"),
+        environment: &environment,
+        features: OLD,
+    };
+    let id = "my-bot_2".parse().unwrap();
+    insta::assert_snapshot!("wake", format!("{}\n{}", wake_path_unit(&host, &id), wake_unit(&host, &id)));
+}
+
+#[test]
 fn limits_can_be_off() {
     let [vm, _] = render(
         |_, _, spec| {

@@ -1,5 +1,6 @@
 //! Supervisors as real processes: the test's own binary, started by a script that stands in for fireclaw.
 
+mod attend;
 mod console;
 mod lifecycle;
 mod machine;
@@ -7,7 +8,7 @@ mod takeover;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -159,6 +160,13 @@ impl Host {
         let supervisor = self.supervisor();
         supervisor.signal(Signal::SIGKILL).unwrap();
         supervisor.wait_gone("the supervisor", PATIENCE, &Interrupt::default()).unwrap();
+        // Here it is a thread of a test, and of a killed process with threads the first may be gone before the last has closed
+        // its files.
+        eventually("its files to be closed", || {
+            let held = crate::lock::take(&self.folder().join("lock"), "the supervisor").map(drop).is_err();
+            let listens = UnixStream::connect(self.folder().join("control.sock")).is_ok();
+            if held || listens { Err(format!("held {held}, listens {listens}")) } else { Ok(()) }
+        });
     }
 
     pub(super) fn console(&self) -> String {

@@ -305,7 +305,7 @@ fn systemd_understands_the_units_and_finds_them_confined() {
         let verified = exec.run(Cmd::new("systemd-analyze").arg("verify").arg(&path)).unwrap();
         assert!(verified.status.success() && verified.last_words().is_empty(), "{}", verified.last_words());
         // Tenths; the lower the tighter.
-        let threshold = if service == Service::Vm { "38" } else { "13" };
+        let threshold = if service == id().vm_unit() { "38" } else { "13" };
         let options = ["security", "--offline=true", "--threshold", threshold];
         let judged = exec.run(Cmd::new("systemd-analyze").args(options).arg(&path)).unwrap();
         assert!(judged.status.success(), "{service:?}: {}", judged.text());
@@ -313,4 +313,35 @@ fn systemd_understands_the_units_and_finds_them_confined() {
         let exposure = fireclaw_core::audit::exposure(&judged.text()).unwrap();
         assert!(exposure > 0 && exposure <= threshold.parse().unwrap(), "{exposure}");
     }
+}
+
+/// An instance that sleeps by itself has two units more, which come with `--idle-after` and go without.
+#[test]
+fn the_units_that_wake_an_instance_come_and_go_and_systemd_understands_them() {
+    use crate::exec::{Cmd, Exec as _, SystemExec};
+    let world = installed();
+    let wakes = ServiceSpec { wakes: true, ..ServiceSpec::small() };
+    assert_eq!(world.supervisor.drift(&id(), &wakes).unwrap().len(), 3);
+    world.supervisor.install(&id(), &wakes).unwrap();
+    let own = [id().wake_path_unit().to_string(), id().wake_unit().to_string()];
+    let names = crate::fs::names(&world.units).unwrap();
+    assert!(own.iter().all(|unit| names.contains(unit)), "{names:?}");
+    assert!(world.supervisor.drift(&id(), &wakes).unwrap().is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    for unit in &own {
+        let text = std::fs::read_to_string(world.units.join(unit)).unwrap();
+        std::fs::write(dir.path().join(unit), text.replace("/usr/bin/fireclaw", "/bin/true")).unwrap();
+    }
+    for unit in &own {
+        let verify = Cmd::new("systemd-analyze").arg("verify").arg(dir.path().join(unit));
+        let verified = SystemExec::default().run(verify).unwrap();
+        assert!(verified.status.success() && verified.last_words().is_empty(), "{}", verified.last_words());
+    }
+    world.systemd.calls();
+    world.supervisor.install(&id(), &ServiceSpec::small()).unwrap();
+    assert_eq!(world.systemd.calls(), ["reload"]);
+    assert_eq!(crate::fs::names(&world.units).unwrap(), [vm(), proxy()]);
+    world.supervisor.install(&id(), &wakes).unwrap();
+    world.supervisor.uninstall(&id()).unwrap();
+    assert!(crate::fs::names(&world.units).unwrap().is_empty());
 }

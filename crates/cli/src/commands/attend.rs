@@ -1,0 +1,164 @@
+//! `attend`: does what an instance's proxy asks for, as root. What a supervisor runs when there is a request in the proxy's folder.
+//!
+//! All that comes from the proxy, which nobody trusts, is that a file is there. An instance is woken only from its own sleep: one
+//! that was stopped or that failed stays down. It is put to sleep only when the host itself sees that it rests.
+
+use std::time::Duration;
+
+use fireclaw_core::{
+    activity,
+    error::{Error, Kind, Result},
+    id::InstanceId,
+    plan::Plan,
+    spec::SupervisorKind,
+    state::InstanceRecord,
+};
+use fireclaw_host::{
+    exec::Stdin,
+    fs, lock,
+    proc::ProcessId,
+    requests::{Inbox, Want},
+    ssh::LoginState,
+    supervisor::{Service, State},
+};
+
+use crate::{app::App, engine::Engine, fleet, hibernate, steps::Steps};
+
+/// A client waits as long as whoever holds the instance works on it.
+const HELD: Duration = Duration::from_mins(15);
+/// A look at the guest is a login and one command.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Deals with requests until there is none.
+pub fn run(app: &App, id: &str) -> Result<()> {
+    app.need_root()?;
+    let id: InstanceId = id.parse()?;
+    let record = app.store().load(&id)?;
+    let inbox = inbox(app, &record)?;
+    while let Some(want) = inbox.wanted() {
+        match want {
+            Want::Wake => {
+                let woken = wake(app, &record, &inbox);
+                if let Err(error) = &woken {
+                    app.ui.warn(&format!("cannot wake `{id}`: {}", error.one_line()));
+                    inbox.woke(Some(&error.one_line()))?;
+                }
+            }
+            Want::Sleep => {
+                let slept = doze(app, &record, &inbox).unwrap_or_else(|error| {
+                    app.ui.warn(&format!("`{id}` stays awake: {}", error.one_line()));
+                    false
+                });
+                inbox.slept(slept)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where an instance's proxy puts its requests.
+pub fn inbox(app: &App, record: &InstanceRecord) -> Result<Inbox> {
+    let paths = app.settings.layout.instance(&record.id)?;
+    Ok(Inbox::new(match app.host.supervisors.kind_for(record.supervisor) {
+        SupervisorKind::Systemd => paths.requests_dir_of_unit,
+        SupervisorKind::Embedded => paths.requests_dir,
+    }))
+}
+
+/// Sees to it that the VM runs, tells the proxy, and only then looks after the guest: the client waits for the first.
+fn wake(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<()> {
+    let id = &record.id;
+    let paths = app.settings.layout.instance(id)?;
+    let runs = || {
+        let state = fleet::service_status(app, record, Service::Vm).state;
+        !paths.snapshot_manifest.exists() && matches!(state, State::Active | State::Activating)
+    };
+    // Somebody may hold the instance and wait for its gateway through this very proxy.
+    if runs() {
+        return inbox.woke(None);
+    }
+    let _lock = lock::wait_for(&paths.lock, &format!("instance `{id}`"), HELD, &app.interrupt)?;
+    let mut progress = app.ui.progress();
+    app.recover(id, &mut progress)?;
+    if runs() {
+        return inbox.woke(None);
+    }
+    if !paths.snapshot_manifest.exists() {
+        return Err(Error::new("wake", format!("instance `{id}`"))
+            .because("it does not sleep: its VM is down")
+            .hint(format!("`fireclaw start {id}`")));
+    }
+    let mut steps = Steps::of_existing(app, id);
+    Engine { journal: &paths.journal, interrupt: &app.interrupt, observer: &mut progress }
+        .run(&Plan::wake(id), &mut steps)?;
+    inbox.woke(None)?;
+    if let Err(error) = steps.step_clock() {
+        app.ui.warn(&format!("the guest's clock may be behind: {}", error.one_line()));
+    }
+    steps.close();
+    Ok(())
+}
+
+/// Puts an instance to sleep that rests. False when it does not, or somebody works on it: the proxy asks again.
+fn doze(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<bool> {
+    let id = &record.id;
+    if record.idle.sleeps_after(record.has_channel()).is_none() {
+        return Ok(false);
+    }
+    let _lock = match app.hold(id) {
+        Err(error) if error.get_kind() == Kind::Held => return Ok(false),
+        other => other?,
+    };
+    let mut progress = app.ui.progress();
+    app.recover(id, &mut progress)?;
+    if hibernate::bytes(app, id).is_some() {
+        return Ok(true);
+    }
+    if fleet::service_status(app, record, Service::Vm).state != State::Active {
+        return Ok(false);
+    }
+    hibernate::check(app, record)?;
+    if let Some(work) = work_of(app, record)? {
+        app.ui.note(&format!("`{id}` stays awake: {work}"));
+        return Ok(false);
+    }
+    if !inbox.take_up()? {
+        return Ok(false);
+    }
+    let mut steps = Steps::of_existing(app, id);
+    let journal = app.settings.layout.instance(id)?.journal;
+    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
+        .run(&Plan::doze(id), &mut steps);
+    steps.close();
+    result.map(|_| true)
+}
+
+/// What keeps an instance awake that no client is connected to.
+fn work_of(app: &App, record: &InstanceRecord) -> Result<Option<String>> {
+    if let Some(pid) = someone_inside(app, &record.id)? {
+        return Ok(Some(format!("process {pid} is logged in to it")));
+    }
+    let guest = crate::steps::guest_of(app, record)?;
+    let shell = &app.host.shell;
+    if !matches!(shell.login(&guest)?, LoginState::In) {
+        return Ok(Some("its guest does not answer".to_owned()));
+    }
+    let words: Vec<&str> = ["cat"].into_iter().chain(activity::FILES).collect();
+    let said = shell.run(&guest, &words, Stdin::Null, LOOK, &mut |_, _| {});
+    shell.close(&guest)?;
+    Ok(activity::work(&said?.text(), record.vcpu, record.network.gateway_ip(), record.host_port))
+}
+
+/// A `shell` or `logs` of somebody: its connection's socket is named after the process.
+fn someone_inside(app: &App, id: &InstanceId) -> Result<Option<i32>> {
+    let control = app.settings.layout.instance(id)?.ssh_control;
+    let (Some(folder), Some(name)) = (control.parent(), control.file_name().and_then(|name| name.to_str()))
+    else {
+        return Ok(None);
+    };
+    let pids = fs::names(folder)?
+        .into_iter()
+        .filter_map(|entry| entry.strip_prefix(name)?.strip_prefix('.')?.parse::<i32>().ok());
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    Ok(pids.filter(|pid| *pid != own && ProcessId::of(*pid).is_some()).min())
+}

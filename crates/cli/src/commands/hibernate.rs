@@ -1,0 +1,31 @@
+//! `hibernate`
+
+use fireclaw_core::{error::Result, id::InstanceId, plan::Plan};
+
+use super::{lifecycle::finish, show_plan};
+use crate::{app::App, args::Target, engine::Engine, hibernate, steps::Steps};
+
+/// Writes an instance's memory to the disk and ends its VM. `start` goes on where it was.
+pub fn run(app: &App, args: &Target) -> Result<()> {
+    let id: InstanceId = args.id.parse()?;
+    let record = app.store().load(&id)?;
+    let plan = Plan::hibernate(&id);
+    hibernate::check(app, &record)?;
+    if args.dry_run {
+        return show_plan(app.ui, args.output, &plan, |_| String::new());
+    }
+    app.need_root()?;
+    let mut progress = app.ui.progress();
+    let _lock = app.hold_existing(&id, &mut progress)?;
+    let record = app.store().load(&id)?;
+    if hibernate::bytes(app, &id).is_some() && !hibernate::runs(app, &record)? {
+        app.ui.note(&format!("`{id}` is hibernated already"));
+        return finish(app, &record, args.output, Vec::new());
+    }
+    let mut steps = Steps::of_existing(app, &id);
+    let journal = app.settings.layout.instance(&id)?.journal;
+    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
+        .run(&plan, &mut steps);
+    steps.close();
+    finish(app, &record, args.output, result?)
+}

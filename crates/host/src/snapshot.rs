@@ -1,0 +1,234 @@
+//! The files of a snapshot on the disk: what they are tied to, whether they are whole, and their sparse form. Reads the files
+//! of a VM and /proc/cpuinfo; writes only the files that it is given.
+
+use std::{
+    fs::File,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
+};
+
+use fireclaw_core::{
+    error::{Context, Error, Result},
+    snapshot::{FileMark, Machine, Sum, Ties},
+};
+use nix::errno::Errno;
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use sha2::{Digest, Sha256};
+
+use crate::vmm::VmSpec;
+
+/// The unit in which memory is looked at: a run of zeros of this size, at such a place, takes no room.
+const BLOCK: usize = 64 << 10;
+
+/// What a snapshot of this VM is tied to, as it is now. `version` is that of its VMM.
+pub fn ties(spec: &VmSpec, version: String) -> Result<Ties> {
+    let optional = [("initrd", &spec.initrd), ("base", &spec.base)];
+    let files = [("kernel", &spec.kernel), ("disk", &spec.disk), ("seed", &spec.seed)]
+        .into_iter()
+        .chain(optional.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?))))
+        .map(|(name, path)| Ok((name.to_owned(), mark(path)?)))
+        .collect::<Result<_>>()?;
+    let uname = rustix::system::uname();
+    Ok(Ties {
+        vmm_version: version,
+        cpu: cpu(Path::new("/proc/cpuinfo"))?,
+        host_kernel: uname.release().to_string_lossy().into_owned(),
+        files,
+        machine: Machine {
+            vcpu: spec.vcpu,
+            mem_mib: spec.mem_mib,
+            mac: spec.mac,
+            ip: spec.ip,
+            tap: spec.tap.clone(),
+            uid: spec.uid,
+        },
+    })
+}
+
+fn mark(path: &Path) -> Result<FileMark> {
+    let facts = std::fs::metadata(path).context("look at", path.display())?;
+    let modified_ns = facts.mtime().saturating_mul(1_000_000_000).saturating_add(facts.mtime_nsec());
+    Ok(FileMark { size: facts.size(), modified_ns, inode: facts.ino() })
+}
+
+/// The lines of `/proc/cpuinfo` that tell one model of processor from another, on `x86_64` and `aarch64`.
+const CPU: [&str; 12] = [
+    "vendor_id",
+    "cpu family",
+    "model",
+    "model name",
+    "stepping",
+    "flags",
+    "CPU implementer",
+    "CPU architecture",
+    "CPU variant",
+    "CPU part",
+    "CPU revision",
+    "Features",
+];
+
+/// A digest of the first processor's model and features.
+fn cpu(cpuinfo: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(cpuinfo).context("read", cpuinfo.display())?;
+    let mut hasher = Sha256::new();
+    for line in text.lines().take_while(|line| !line.trim().is_empty()) {
+        if line.split_once(':').is_some_and(|(name, _)| CPU.contains(&name.trim())) {
+            hasher.update(line.as_bytes());
+            hasher.update(b"\n");
+        }
+    }
+    Ok(hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Makes a file sparse and durable, and gives its sum.
+pub fn seal(path: &Path) -> Result<Sum> {
+    let file = File::options().read(true).write(true).open(path).context("open", path.display())?;
+    let sum = walk(&file, true).context("read", path.display())?;
+    file.sync_all().context("sync", path.display())?;
+    Ok(sum)
+}
+
+/// Fails unless a file is as it was when it was sealed.
+pub fn check(path: &Path, sealed: Sum) -> Result<()> {
+    let damaged = |why: &str| Err(Error::new("use", path.display().to_string()).because(why.to_owned()));
+    let file = File::open(path).context("open", path.display())?;
+    if file.metadata().context("look at", path.display())?.len() != sealed.size {
+        return damaged("its size is another than when it was written");
+    }
+    if walk(&file, false).context("read", path.display())? != sealed {
+        return damaged("its checksum does not match");
+    }
+    Ok(())
+}
+
+/// Sums the blocks that hold anything, each with its place, and skips holes without reading them. The sum is the same however
+/// the filesystem keeps the zeros; with `punch` it keeps them no longer.
+fn walk(file: &File, punch: bool) -> std::io::Result<Sum> {
+    let size = file.metadata()?.len();
+    let mut sum = crc32fast::Hasher::new();
+    let mut block = vec![0; BLOCK];
+    let step = BLOCK as u64;
+    let mut at = 0;
+    while let Some(data) = next_data(file, at)? {
+        at = data / step * step;
+        let length = usize::try_from((size - at).min(step)).unwrap_or(BLOCK);
+        let block = &mut block[..length];
+        file.read_exact_at(block, at)?;
+        if block.iter().any(|byte| *byte != 0) {
+            sum.update(&at.to_le_bytes());
+            sum.update(block);
+        } else if punch {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            match fallocate(file, hole, at, length as u64) {
+                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        at += step;
+        if at >= size {
+            break;
+        }
+    }
+    Ok(Sum { size, crc32: sum.finalize() })
+}
+
+/// The first place from `from` on that is not a hole; `None` behind the last.
+fn next_data(file: &File, from: u64) -> std::io::Result<Option<u64>> {
+    match seek(file, SeekFrom::Data(from)) {
+        Ok(at) => Ok(Some(at)),
+        Err(error) if error.raw_os_error() == Errno::ENXIO as i32 => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use super::*;
+    use crate::disk::space::allocated_bytes;
+
+    /// A file of whole and half blocks, some of them zeros that were written.
+    fn memory(dir: &Path) -> std::path::PathBuf {
+        let path = dir.join("memory");
+        let mut file = File::create(&path).unwrap();
+        file.write_all(&vec![0; 8 * BLOCK]).unwrap();
+        file.write_all(&vec![7; BLOCK]).unwrap();
+        file.seek(std::io::SeekFrom::Start(32 * BLOCK as u64)).unwrap();
+        file.write_all(b"end").unwrap();
+        path
+    }
+
+    #[test]
+    fn zeros_take_no_room_and_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = memory(dir.path());
+        let before = allocated_bytes(&path).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        let sum = seal(&path).unwrap();
+        assert!(allocated_bytes(&path).unwrap() + 8 * BLOCK as u64 <= before, "{before}");
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+        check(&path, sum).unwrap();
+        // The same content with its zeros written out.
+        std::fs::write(&path, &content).unwrap();
+        check(&path, sum).unwrap();
+    }
+
+    #[test]
+    fn any_change_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = memory(dir.path());
+        let sum = seal(&path).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        for place in [0, 3 * BLOCK + 5, 8 * BLOCK, content.len() - 1] {
+            let mut other = content.clone();
+            other[place] ^= 1;
+            std::fs::write(&path, other).unwrap();
+            assert!(check(&path, sum).unwrap_err().one_line().contains("checksum"), "{place}");
+        }
+        // A block that has moved.
+        let mut moved = content.clone();
+        moved.swap(8 * BLOCK, 9 * BLOCK);
+        moved[8 * BLOCK..9 * BLOCK].fill(0);
+        moved[9 * BLOCK..10 * BLOCK].fill(7);
+        std::fs::write(&path, moved).unwrap();
+        assert!(check(&path, sum).is_err());
+        std::fs::write(&path, &content[..content.len() - 1]).unwrap();
+        assert!(check(&path, sum).unwrap_err().one_line().contains("size"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(check(&path, sum).is_err());
+    }
+
+    #[test]
+    fn a_processor_is_its_model_and_its_flags_and_not_its_speed() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = |text: &str| {
+            std::fs::write(dir.path().join("cpuinfo"), text).unwrap();
+            cpu(&dir.path().join("cpuinfo")).unwrap()
+        };
+        let text = "processor\t: 0\nmodel\t\t: 49\ncpu MHz\t\t: 2249\nflags\t\t: fpu svm\n\nprocessor\t: 1\n";
+        let this = digest(text);
+        assert_eq!(digest(&text.replace("2249", "3000")), this);
+        assert_eq!(digest(text.split("\n\n").next().unwrap()), this);
+        assert_ne!(digest(&text.replace("49", "50")), this);
+        assert_ne!(digest(&text.replace(" svm", "")), this);
+    }
+
+    #[test]
+    fn a_write_to_the_disk_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spec = VmSpec::example();
+        for path in [&mut spec.kernel, &mut spec.disk, &mut spec.seed] {
+            *path = dir.path().join(path.file_name().unwrap());
+            std::fs::write(path, "x").unwrap();
+        }
+        spec.initrd = None;
+        let then = ties(&spec, "1".into()).unwrap();
+        then.hold(&ties(&spec, "1".into()).unwrap()).unwrap();
+        // One byte in place: neither size nor inode tell.
+        crate::wait::pause_for(std::time::Duration::from_millis(20));
+        File::options().write(true).open(&spec.disk).unwrap().write_all(b"y").unwrap();
+        let misfit = then.hold(&ties(&spec, "1".into()).unwrap()).unwrap_err();
+        assert!(misfit.0.contains("the disk was written"), "{misfit}");
+    }
+}
