@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod container;
 mod dist;
 #[cfg(test)]
 mod documents;

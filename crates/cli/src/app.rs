@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use fireclaw_core::{
     error::{Error, Kind, Result},
     id::InstanceId,
-    spec::Settings,
+    spec::{Settings, SupervisorKind},
     state::InstanceRecord,
 };
 use fireclaw_host::{
@@ -81,6 +81,11 @@ impl App {
             interrupt,
             ui: Ui::new(quiet, std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())),
         })
+    }
+
+    /// Which kind of supervisor keeps an instance running on this host, whatever it was made for.
+    pub fn supervised_by(&self, record: &InstanceRecord) -> SupervisorKind {
+        self.host.supervisors.kind_for(record.supervisor)
     }
 
     /// Who keeps an instance running.

@@ -86,6 +86,7 @@ fn instance(
     unseen: &mut Vec<String>,
 ) -> InstanceFacts {
     record.vmm = rates::kind_of(app, &record);
+    record.supervisor = app.supervised_by(&record);
     let paths = app.settings.layout.instance(&record.id).ok();
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let secrets = audit::secrets_of(&record);

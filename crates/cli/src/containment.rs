@@ -78,7 +78,7 @@ fn address_of(record: &InstanceRecord) -> SocketAddrV4 {
 /// Where the sidecar of an instance takes orders, and where it keeps its counters.
 fn sidecar_files(app: &App, record: &InstanceRecord) -> Result<(PathBuf, PathBuf)> {
     let paths = app.settings.layout.instance(&record.id)?;
-    Ok(match record.supervisor {
+    Ok(match app.supervised_by(record) {
         SupervisorKind::Systemd => (paths.sidecar_sock_of_unit, paths.usage_of_unit),
         SupervisorKind::Embedded => (paths.sidecar_sock, paths.usage),
     })

@@ -106,7 +106,7 @@ fn row(app: &App, found: &Found, states: &States) -> InstanceRow {
                 guest: UnitState::Inactive,
                 health: Health::Down,
                 vmm: Some(record.vmm.to_string()),
-                supervisor: Some(app.host.supervisors.kind_for(record.supervisor).to_string()),
+                supervisor: Some(app.supervised_by(record).to_string()),
                 runtime: Some(record.runtime.to_string()),
                 image: Some(record.image.clone()),
                 model: Some(record.model.clone()),

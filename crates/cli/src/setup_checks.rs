@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
-    id::ImageName,
+    id::{ImageName, InstanceId},
     layout::Layout,
     render::nft::may_resolve_at,
     spec::{
@@ -79,23 +79,22 @@ pub fn supervisor(app: &App, spec: &InstanceSpec) -> Result<SupervisorKind> {
 }
 
 /// A VM cannot have more memory than the host.
-pub fn memory(app: &App, spec: &InstanceSpec) -> Result<()> {
+pub fn memory(app: &App, mem_mib: u32) -> Result<()> {
     let total = disk::space::host_memory_mib(Path::new("/proc"))?;
-    if u64::from(spec.mem_mib) > total {
-        return Err(Error::refused("--vm-mem-mib", spec.mem_mib, format!("the host has {total} MiB"))
+    if u64::from(mem_mib) > total {
+        return Err(Error::refused("--vm-mem-mib", mem_mib, format!("the host has {total} MiB"))
             .hint(format!("for example --vm-mem-mib {}", (total / 2).max(512))));
     }
-    if spec.mem_mib < 2048 {
+    if mem_mib < 2048 {
         app.ui.warn(&format!(
-            "{} MiB is little: OpenClaw needs about 1 GiB after its start, 2048 is comfortable",
-            spec.mem_mib
+            "{mem_mib} MiB is little: OpenClaw needs about 1 GiB after its start, 2048 is comfortable"
         ));
     }
     let promised: u64 = app.store().records()?.iter().map(|record| u64::from(record.mem_mib)).sum();
-    if promised + u64::from(spec.mem_mib) > total {
+    if promised + u64::from(mem_mib) > total {
         app.ui.warn(&format!(
             "with this instance VMs may use {} MiB and the host has {total}: when all are busy the host runs out",
-            promised + u64::from(spec.mem_mib)
+            promised + u64::from(mem_mib)
         ));
     }
     Ok(())
@@ -250,16 +249,15 @@ pub fn warn_of_missing_key(app: &App, record: &InstanceRecord) {
     }
 }
 
-/// Refuses to replace an instance.
-pub fn must_be_new(app: &App, spec: &InstanceSpec) -> Result<()> {
-    if !app.store().exists(&spec.id)? {
+/// Refuses to replace an instance. `what` is where the user named it.
+pub fn must_be_new(app: &App, id: &InstanceId, what: &str) -> Result<()> {
+    if !app.store().exists(id)? {
         return Ok(());
     }
-    let hint =
-        format!("`fireclaw provision {0}` changes its settings, `fireclaw destroy {0}` removes it", spec.id);
+    let hint = format!("`fireclaw provision {id}` changes its settings, `fireclaw destroy {id}` removes it");
     // An unreadable one says why.
-    app.store().load(&spec.id)?;
-    Err(Error::refused("--instance", &spec.id, "exists already").kind(Kind::Refused).hint(hint))
+    app.store().load(id)?;
+    Err(Error::refused(what, id, "exists already").kind(Kind::Refused).hint(hint))
 }
 
 #[cfg(test)]

@@ -7,10 +7,22 @@ use clap::Parser as _;
 use fireclaw::{
     args::{Cli, Command},
     commands::{lifecycle, logs},
-    doctor, fleet,
+    containment, doctor, fleet,
+    gates::GatewayProbe,
 };
-use fireclaw_core::{error::Kind, id::InstanceId, spec::SupervisorKind};
-use fireclaw_host::supervisor::{Service, State, Supervisor as _};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fireclaw_core::{
+    error::{Kind, Result},
+    id::InstanceId,
+    report::Health,
+    spec::SupervisorKind,
+};
+use fireclaw_host::supervisor::{Service, ServiceStatus, State, Supervisor as _, fake::FakeSupervisor};
 use world::{World, run_destroy, run_setup, run_setup_with, world};
 
 fn id(text: &str) -> InstanceId {
@@ -67,6 +79,37 @@ fn an_instance_of_a_host_with_systemd_runs_where_there_is_none() {
     start(&moved, "bot");
     let rows = fleet::rows(&moved.app).unwrap();
     assert_eq!(rows[0].supervisor.as_deref(), Some("embedded"));
+    // Its proxy has the folders of who keeps it running, and not those of a unit.
+    let record = moved.app.store().load(&id("bot")).unwrap();
+    let (sidecar, _) = containment::sidecar_of(&moved.app, &record).unwrap();
+    let paths = moved.app.settings.layout.instance(&record.id).unwrap();
+    assert_eq!((sidecar.socket, sidecar.usage), (paths.sidecar_sock, paths.usage));
+}
+
+/// A gateway that never answers, behind a proxy that gives up as soon as it is asked for.
+struct NoProxy(FakeSupervisor);
+
+impl GatewayProbe for NoProxy {
+    fn health(&self, gateways: &[SocketAddr], _: Duration) -> Result<Vec<Health>> {
+        let failed = ServiceStatus::of(State::Failed);
+        self.0.set(&id("bot"), Service::Proxy, failed)?;
+        Ok(vec![Health::Down; gateways.len()])
+    }
+}
+
+#[test]
+fn a_start_does_not_wait_for_a_gate_whose_proxy_has_given_up() {
+    let mut world = world();
+    run_setup(&world.app, "bot").unwrap();
+    world.app.host.gateway = Arc::new(NoProxy(world.embedded.clone()));
+    let begun = Instant::now();
+    let Command::Start(args) = Cli::try_parse_from(["fireclaw", "start", "bot", "--quiet"]).unwrap().command
+    else {
+        panic!("not start")
+    };
+    let error = lifecycle::start(&world.app, &args).unwrap_err().one_line();
+    assert!(error.contains("the proxy of `bot`"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "it waited for {:?}", begun.elapsed());
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum Operation {
     Destroy,
     /// `hibernate`
     Hibernate,
+    /// `clone`
+    Clone,
 }
 
 impl fmt::Display for Operation {
@@ -39,6 +41,7 @@ impl fmt::Display for Operation {
             Self::Restart => "restart",
             Self::Destroy => "destroy",
             Self::Hibernate => "hibernate",
+            Self::Clone => "clone",
         })
     }
 }
@@ -91,6 +94,10 @@ pub enum Step {
     EndVm,
     /// A proxy that wakes the instance begins anew; another is stopped.
     SettleProxy,
+    /// Keep the base, kernel and initrd of another instance, and copy the disk that it wrote. Inverse: that of the folders.
+    CopyDisk,
+    /// Make the copied disk another guest's before it ever boots. Inverse: that of the folders.
+    RenewIdentity,
 }
 
 impl Step {
@@ -119,6 +126,8 @@ impl Step {
             Self::SaveMemory => "save memory",
             Self::EndVm => "end VM",
             Self::SettleProxy => "settle proxy",
+            Self::CopyDisk => "copy disk",
+            Self::RenewIdentity => "renew identity",
         }
     }
 
@@ -211,6 +220,18 @@ impl Plan {
     /// Create, boot, provision, and see it healthy.
     pub fn setup(id: &InstanceId) -> Self {
         Self::of(Operation::Setup, id, &SETUP, Some(Step::MarkProvisioned))
+    }
+
+    /// As `setup`, with the disk of another instance. What it leaves is what `setup` leaves.
+    pub fn clone_to(id: &InstanceId) -> Self {
+        let steps: Vec<Step> = SETUP
+            .into_iter()
+            .flat_map(|step| match step {
+                Step::CreateDisk => vec![Step::CopyDisk, Step::RenewIdentity],
+                other => vec![other],
+            })
+            .collect();
+        Self::of(Operation::Clone, id, &steps, Some(Step::MarkProvisioned))
     }
 
     /// Change settings and provision again.
@@ -309,6 +330,7 @@ mod tests {
             Plan::hibernate(&id()),
             Plan::doze(&id()),
             Plan::wake(&id()),
+            Plan::clone_to(&id()),
         ] {
             let titles: Vec<&str> = plan.actions.iter().map(|action| action.title()).collect();
             text.push_str(&format!("{}: {}\n", plan.operation, titles.join(" > ")));
@@ -320,7 +342,9 @@ mod tests {
     fn made(step: Step) -> &'static [&'static str] {
         match step {
             Step::SaveRecord => &["record"],
-            Step::MakeFolders | Step::CreateDisk | Step::WriteSeed => &["folders"],
+            Step::MakeFolders | Step::CreateDisk | Step::CopyDisk | Step::RenewIdentity | Step::WriteSeed => {
+                &["folders"]
+            }
             Step::InstallServices => &["services"],
             Step::JoinNetwork => &["rules"],
             Step::StartVm => &["vm", "tap"],
@@ -331,9 +355,9 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_prefix_of_setup_undone_leaves_nothing(length in 0..=SETUP.len()) {
-            let plan = Plan::setup(&id());
-            let prefix = &plan.actions[..length];
+        fn any_prefix_of_what_makes_an_instance_undone_leaves_nothing(length in 0..=SETUP.len() + 1, clone: bool) {
+            let plan = if clone { Plan::clone_to(&id()) } else { Plan::setup(&id()) };
+            let prefix = &plan.actions[..length.min(plan.actions.len())];
             let mut there: BTreeSet<&str> = prefix.iter().flat_map(|action| made(action.step)).copied().collect();
             for action in Plan::inverses(prefix.iter()) {
                 for thing in made(action.step) {

@@ -57,10 +57,23 @@ pub mod fake {
 
 /// A gateway token: 32 random bytes in hexadecimal.
 pub fn random_token(entropy: &dyn Entropy) -> Result<Secret> {
-    let mut bytes = [0; 32];
+    random_hex::<32>(entropy).map(Secret::new)
+}
+
+/// A machine id: 16 random bytes in hexadecimal, never all zero (machine-id(5)), which is what "none" looks like.
+pub fn machine_id(entropy: &dyn Entropy) -> Result<String> {
+    let id = random_hex::<16>(entropy)?;
+    if id.bytes().any(|digit| digit != b'0') {
+        return Ok(id);
+    }
+    Err(Error::new("get", "random bytes from the system").because("they are all zero"))
+}
+
+fn random_hex<const N: usize>(entropy: &dyn Entropy) -> Result<String> {
+    let mut bytes = [0; N];
     entropy.fill(&mut bytes)?;
     let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or_default();
-    Ok(Secret::new(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect::<String>()))
+    Ok(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
 }
 
 /// A new host key for a guest. `comment` names the guest.

@@ -52,7 +52,7 @@ pub fn run(program: &Path) -> Result<String> {
 }
 
 /// How many processes a command starts, counted by strace where it is installed.
-fn children_of(line: &str, state: &Path, fc: &Path) -> String {
+pub(super) fn children_of(line: &str, state: &Path, fc: &Path) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     let cmd = Cmd::new("strace")
         .args(["-f", "-qq", "-e", "trace=fork,vfork,clone,clone3,execve"])
@@ -62,7 +62,12 @@ fn children_of(line: &str, state: &Path, fc: &Path) -> String {
     match SystemExec::default().run(cmd) {
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let count = said.lines().filter(|line| line.contains("clone") || line.contains("fork")).count();
+            // A thread is no process.
+            let starts = |line: &str| {
+                ["clone(", "clone3(", "fork("].iter().any(|call| line.contains(call))
+                    && !line.contains("CLONE_THREAD")
+            };
+            let count = said.lines().filter(|line| starts(line)).count();
             format!("{count}, by strace")
         }
         Err(_) => "not counted: strace is not installed".to_owned(),

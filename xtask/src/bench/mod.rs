@@ -3,6 +3,7 @@
 
 mod fleet;
 mod machine;
+mod many;
 mod proxy;
 mod start;
 
@@ -20,7 +21,8 @@ pub fn run() -> Result<bool> {
         "# Benchmarks\n\nMade by `cargo xtask bench`. Compare the rows of one run; machines differ.\n\n",
     );
     page.push_str(&machine::describe());
-    for section in [start::run(&program)?, fleet::run(&program)?, proxy::run(&program)?] {
+    for section in [start::run(&program)?, fleet::run(&program)?, many::run(&program)?, proxy::run(&program)?]
+    {
         page.push('\n');
         page.push_str(&section);
     }

@@ -52,6 +52,9 @@ pub fn stop_without_ssh(world: &mut World) -> Result<()> {
     let output = world.ok(&["stop", ID])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure(said.contains("no SSH login"), || format!("nothing was said of SSH: {said}"))?;
+    // Its power button was heard: it went down by itself, and was not cut off.
+    let logs = world.ok(&["logs", ID, "host", "--no-follow", "--lines", "200"])?.text();
+    ensure(logs.contains("reboot: Power down"), || format!("the guest did not switch itself off: {logs}"))?;
     is_stopped(world, ID)
 }
 

@@ -6,6 +6,7 @@
 mod agent;
 mod bash;
 mod cli;
+mod clone;
 mod configuration;
 mod crash;
 mod disks;
@@ -110,6 +111,7 @@ fn cases() -> Vec<Case> {
         case("start", lifecycle::start),
         case("the state disk was kept over all that", disks::state_is_kept),
         case("graceful stop", lifecycle::stop),
+        long("clone", clone::clone),
         long("the guest's SSH is gone", faults::ssh_gone),
         long("stop without SSH", lifecycle::stop_without_ssh),
         long("kill -9 of stop", crash::stop),

@@ -132,23 +132,29 @@ pub fn kept(
     Ok(dir)
 }
 
-/// A root filesystem of packages. mmdebstrap mounts in it: in a namespace of its own.
+/// A root filesystem of packages.
 pub fn bootstrap(tree: &Path, suite: &str, packages: &[&str]) -> Result<()> {
-    let cmd = Cmd::new("unshare")
-        .inherit_env()
+    let cmd = mmdebstrap(packages)
         // The ramdisk is ours.
         .env("INITRD", "No")
-        .args(["--fork", "--pid", "--kill-child", "--mount", "--mount-proc", "mmdebstrap"])
-        .args(["--quiet", "--mode=root", "--variant=apt", "--format=directory", "--components=main"])
-        .args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""])
-        .args(["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/doc/*"])
-        .args(["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"])
-        .arg(format!("--include={}", packages.join(",")))
+        .args(["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*"])
+        .arg("--dpkgopt=path-exclude=/usr/share/locale/*")
         .arg(suite)
         .arg(tree)
         .deadline(Duration::from_mins(20))
         .about(format!("mmdebstrap of {suite}"));
     SystemExec::default().check(cmd).map(drop)
+}
+
+/// mmdebstrap without the suite and the target. It mounts in the tree: in a namespace of its own.
+pub fn mmdebstrap(packages: &[&str]) -> Cmd {
+    Cmd::new("unshare")
+        .inherit_env()
+        .args(["--fork", "--pid", "--kill-child", "--mount", "--mount-proc", "mmdebstrap"])
+        .args(["--quiet", "--mode=root", "--variant=apt", "--format=directory", "--components=main"])
+        .args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\""])
+        .arg("--dpkgopt=force-unsafe-io")
+        .arg(format!("--include={}", packages.join(",")))
 }
 
 /// The kernel out of a tree and a ramdisk with its modules.

@@ -33,8 +33,8 @@ pub struct Lab {
     pub vmm: &'static str,
     /// The program under test.
     pub program: PathBuf,
-    /// Whether the image with OpenClaw is there.
-    pub has_openclaw: bool,
+    /// Whether the large images are there: the one with OpenClaw, container images, a stock root filesystem.
+    pub large: bool,
 }
 
 impl Lab {

@@ -20,9 +20,11 @@ use fireclaw_host::{
         tree::Tree,
     },
 };
+use fireclaw_testkit::oci::Layout;
 use serde_json::json;
 
-use super::disk;
+use super::{disk, stock};
+use crate::container;
 
 /// Raised when the same inputs are to make another image.
 const RECIPE: u32 = 1;
@@ -52,31 +54,60 @@ const PACKAGES: &[&str] = &[
 const WRITER: &str = "[Unit]\nDescription=Rows in SQLite\n[Service]\nExecStart=/usr/local/bin/lab-writer\n\
                       Restart=always\n[Install]\nWantedBy=multi-user.target\n";
 
-/// Gives the disk, made when there is none with these images. `default` is the folder of a built image.
+/// Gives the disk, made when there is none with these images. With a `default`, the folder of a built image, it carries that
+/// too, and what else takes room: container images in a registry's layout and a stock root filesystem with its packages.
 pub fn disk(below: &Path, default: Option<&Path>) -> Result<PathBuf> {
     let tiny = tiny(below)?;
-    let mut inputs = tiny.display().to_string();
-    if let Some(default) = default {
-        let manifest = default.join("manifest.json");
-        inputs += &fs::read_to_string(&manifest).context("read", manifest.display())?;
-    }
-    let dir = disk::kept(below, "images", &inputs, |dir| {
-        let images = dir.join("tree/base/images");
-        for (name, from) in [("tiny", Some(tiny.as_path())), ("default", default)] {
-            if let Some(from) = from {
-                link_all(from, &images.join(name))?;
-            }
-        }
-        disk::pack(&dir.join("tree"), &dir.join("images.ext4"), "48G")?;
-        fireclaw_host::fs::remove_tree(&dir.join("tree"))
+    let Some(default) = default else {
+        let dir = disk::kept(below, "images", &tiny.display().to_string(), |dir| {
+            link_all(&tiny, &dir.join("tree/base/images/tiny"))?;
+            packed(dir)
+        })?;
+        return Ok(dir.join("images.ext4"));
+    };
+    let stock = stock::folder(below)?;
+    let manifest = default.join("manifest.json");
+    let manifest = fs::read_to_string(&manifest).context("read", manifest.display())?;
+    let inputs = format!("{RECIPE}\n{}\n{}\n{manifest}", tiny.display(), stock.display());
+    let dir = disk::kept(below, "large-images", &inputs, |dir| {
+        link_all(&tiny, &dir.join("tree/base/images/tiny"))?;
+        link_all(default, &dir.join("tree/base/images/default"))?;
+        link_all(&stock, &dir.join("tree/lab/stock"))?;
+        link_all(&stock.join("debian"), &dir.join("tree/lab/stock/debian"))?;
+        let layout =
+            Layout::create(&dir.join("tree/lab/registry")).context("make", "the registry's layout")?;
+        container::openclaw(&default.join("rootfs.ext4"), dir, &layout, "real")?;
+        let busybox = Path::new("/bin/busybox");
+        container::small(busybox, include_str!("files/stand-in.sh"), &probes(), dir, &layout, "tiny")?;
+        packed(dir)
     })?;
     Ok(dir.join("images.ext4"))
 }
 
-/// Every file of a folder under another name, without a copy.
+/// Makes the disk of the tree beside it.
+fn packed(dir: &Path) -> Result<()> {
+    disk::pack(&dir.join("tree"), &dir.join("images.ext4"), "48G")?;
+    fireclaw_host::fs::remove_tree(&dir.join("tree"))
+}
+
+/// What the gateway's stand-in answers, by path.
+fn probes() -> [(&'static str, String); 4] {
+    [
+        ("startupz", json!({ "ok": true, "status": "started", "version": "0.0.0" })),
+        ("readyz", json!({ "ready": true })),
+        ("healthz", json!({ "ok": true })),
+        ("health", json!({ "ok": true })),
+    ]
+    .map(|(name, body)| (name, format!("{body}\n")))
+}
+
+/// Every file of a folder, its folders left out, under another name and without a copy.
 fn link_all(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).context("create folder", to.display())?;
     for name in fireclaw_host::fs::names(from)? {
+        if from.join(&name).is_dir() {
+            continue;
+        }
         fs::hard_link(from.join(&name), to.join(&name)).context("link", from.join(&name).display())?;
     }
     Ok(())
@@ -147,18 +178,13 @@ fn entries(request: &BuildRequest) -> Vec<Entry> {
         mode,
         content: content.to_owned(),
     };
-    let probes = [
-        ("startupz", json!({ "ok": true, "status": "started", "version": "0.0.0" })),
-        ("readyz", json!({ "ready": true })),
-        ("healthz", json!({ "ok": true })),
-        ("health", json!({ "ok": true })),
-    ];
     let mut entries = customise::entries(request);
     entries.extend([
         file(&format!("{NODE_DIR}/bin/node"), 0o755, include_str!("files/stand-in.sh")),
         file(customise::ENTRY, 0o644, "// nobody reads this\n"),
         file("/opt/openclaw/lib/node_modules/openclaw/package.json", 0o644, "{\"version\":\"0.0.0\"}\n"),
         file("/usr/local/bin/lab-writer", 0o755, include_str!("files/writer.sh")),
+        file("/usr/local/bin/lab-hostile", 0o755, include_str!("files/hostile.sh")),
         file("/usr/local/bin/lab-rows", 0o755, include_str!("files/rows.sh")),
         file("/etc/systemd/system/lab-writer.service", 0o644, WRITER),
         Entry::Link {
@@ -166,9 +192,7 @@ fn entries(request: &BuildRequest) -> Vec<Entry> {
             target: "../lab-writer.service".to_owned(),
         },
     ]);
-    entries.extend(
-        probes.map(|(name, body)| file(&format!("/opt/openclaw/www/{name}"), 0o644, &format!("{body}\n"))),
-    );
+    entries.extend(probes().map(|(name, body)| file(&format!("/opt/openclaw/www/{name}"), 0o644, &body)));
     entries
 }
 

@@ -10,6 +10,7 @@ mod images;
 mod machine;
 mod scenarios;
 mod ssh;
+mod stock;
 
 use std::{
     path::{Path, PathBuf},
@@ -49,6 +50,9 @@ pub struct Options {
     /// Show what every scenario does, not only the failed ones
     #[arg(long, short)]
     pub verbose: bool,
+    /// The moment after which no scenario is begun any more: what is left over is said.
+    #[arg(skip)]
+    pub begin_before: Option<Instant>,
 }
 
 /// What instances are made with.
@@ -72,7 +76,13 @@ pub fn run(options: &Options) -> Result<bool> {
     if words.first().is_some_and(|word| word == "run") {
         words = &words[1..];
     }
-    let (mut lab, proved) = prepare(options)?;
+    let plain = words == ["shell"] || words == ["disks"];
+    let (chosen, left_out): (Vec<_>, Vec<_>) = scenarios::all().into_iter().partition(|scenario| {
+        let named = words.iter().any(|word| scenario.name.contains(word.as_str()));
+        named || (words.is_empty() && (options.all || !scenario.long))
+    });
+    let large = plain || chosen.iter().any(|scenario| scenario.large);
+    let (mut lab, proved) = prepare(options, large)?;
     if words == ["disks"] {
         return Ok(true);
     }
@@ -82,15 +92,10 @@ pub fn run(options: &Options) -> Result<bool> {
     if words == ["shell"] {
         return Ok(lab.remote.attach()? == 0);
     }
-    let mut rows = Vec::new();
-    for scenario in scenarios::all() {
-        let named = words.iter().any(|word| scenario.name.contains(word.as_str()));
-        if named || (words.is_empty() && (options.all || !scenario.long)) {
-            rows.push(carry_out(&scenario, &mut lab, options));
-        } else if words.is_empty() {
-            let why = "takes minutes; `cargo xtask lab --all` runs it".to_owned();
-            rows.push(Row { name: scenario.name, vmm: "-", verdict: Verdict::Skipped(why), seconds: 0 });
-        }
+    let mut rows: Vec<Row> = chosen.iter().map(|scenario| carry_out(scenario, &mut lab, options)).collect();
+    if words.is_empty() {
+        let why = "takes minutes; `cargo xtask lab --all` runs it";
+        rows.extend(left_out.iter().map(|scenario| Row::skipped(scenario, "-", why)));
     }
     drop(lab);
     say::head("lab: scenario, VMM, result, seconds");
@@ -119,6 +124,10 @@ struct Row {
 }
 
 impl Row {
+    fn skipped(scenario: &Scenario, vmm: &'static str, why: &str) -> Self {
+        Self { name: scenario.name, vmm, verdict: Verdict::Skipped(why.to_owned()), seconds: 0 }
+    }
+
     fn verdict(&self) -> &'static str {
         match self.verdict {
             Verdict::Passed => "ok",
@@ -129,23 +138,27 @@ impl Row {
 }
 
 fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
-    let row =
-        |verdict, seconds| Row { name: scenario.name, vmm: lab_vmm(scenario, lab.vmm), verdict, seconds };
+    let vmm = lab_vmm(scenario, lab.vmm);
     if let Some(why) = scenario.unfit(lab) {
-        return row(Verdict::Skipped(why.to_owned()), 0);
+        return Row::skipped(scenario, vmm, why);
+    }
+    if options.begin_before.is_some_and(|moment| Instant::now() > moment) {
+        return Row::skipped(scenario, vmm, "the time of this run is used up; `cargo xtask lab` runs it");
     }
     if options.verbose {
         say::head(scenario.name);
     }
     let begun = Instant::now();
     let mut result = (scenario.run)(lab);
-    if result.is_err() && !lab.answers() {
+    let mut hung = result.is_err() && !lab.answers();
+    if hung {
         // Emulated virtualisation inside emulation: now and then the whole host stands still, whatever runs on it.
         say::line(&format!(
             "the emulated host hung in `{}`: it is switched off and on, and begins again",
             scenario.name
         ));
         result = lab.power_cut().and_then(|()| lab.clear()).and_then(|()| (scenario.run)(lab));
+        hung = result.is_err() && !lab.answers();
     }
     if result.is_err() {
         let name = scenario.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
@@ -159,19 +172,20 @@ fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
     let seconds = begun.elapsed().as_secs();
     let verdict = match result {
         Ok(()) => Verdict::Passed,
+        // It says nothing of fireclaw.
+        Err(_) if hung => Verdict::Skipped("the emulated host hung twice".to_owned()),
         Err(error) => Verdict::Failed(error.one_line()),
     };
     let details = say::take_details(SHOWN_DETAILS);
-    if let Verdict::Failed(why) = &verdict {
-        say::line(&format!("FAIL {:<40} {seconds:>5} s", scenario.name));
+    let row = Row { name: scenario.name, vmm, verdict, seconds };
+    say::line(&format!("{:<4} {:<40} {seconds:>5} s", row.verdict(), scenario.name));
+    if let Verdict::Failed(why) = &row.verdict {
         for line in details {
             say::line(&line);
         }
         say::line(&format!("     {why}"));
-    } else {
-        say::line(&format!("ok   {:<40} {seconds:>5} s", scenario.name));
     }
-    Row { name: scenario.name, vmm: lab_vmm(scenario, lab.vmm), verdict, seconds }
+    row
 }
 
 const fn lab_vmm(scenario: &Scenario, vmm: &'static str) -> &'static str {
@@ -193,7 +207,7 @@ struct Proved {
 }
 
 /// Disks, machine, the way in.
-fn prepare(options: &Options) -> Result<(Lab, Proved)> {
+fn prepare(options: &Options, large: bool) -> Result<(Lab, Proved)> {
     let target = shell::target();
     let below = target.join("lab");
     std::fs::create_dir_all(&below).context("create folder", below.display())?;
@@ -205,18 +219,22 @@ fn prepare(options: &Options) -> Result<(Lab, Proved)> {
     let public = keys::ensure_user_key(&key, &keys::SystemEntropy)?.public;
     let host = disk::host(&below, &format!("{public}\n"))?;
     let default = match &options.image {
-        Some(image) => Ok(image.clone()),
-        None => images::default_image(&target),
+        _ if !large => None,
+        Some(image) => Some(image.clone()),
+        None => match images::default_image(&target) {
+            Ok(image) => Some(image),
+            Err(error) => {
+                say::line(&error.one_line());
+                None
+            }
+        },
     };
-    if let Err(error) = &default {
-        say::line(&error.one_line());
-    }
-    let images = images::disk(&below, default.as_deref().ok())?;
+    let images = images::disk(&below, default.as_deref())?;
     let machine = Machine::new(&below.join("run"), host, &images)?;
     let remote = Remote::new(&key, machine.ssh_port)?;
     let proved = proved(options)?;
     let vmm = if proved.firecracker.is_some() { "firecracker" } else { "qemu" };
-    Ok((Lab { machine, remote, vmm, program, has_openclaw: default.is_ok() }, proved))
+    Ok((Lab { machine, remote, vmm, program, large: default.is_some() }, proved))
 }
 
 fn built() -> Result<PathBuf> {

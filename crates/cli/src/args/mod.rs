@@ -1,11 +1,13 @@
 //! The command line as types. The doc comments are the help. Touches nothing.
 
+mod clone;
 mod containment;
 mod setup;
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use clone::CloneArgs;
 pub use containment::{EgressAction, KeyArgs, KeysAction};
 pub use setup::{ChangeFlags, ProvisionArgs, SetupArgs};
 
@@ -127,6 +129,8 @@ pub enum Command {
         #[command(subcommand)]
         action: KeysAction,
     },
+    /// Copy a stopped instance: the same disk, another identity
+    Clone(CloneArgs),
     /// Remove an instance and everything of it
     Destroy(DestroyArgs),
     /// Check the host, and mend it with --fix

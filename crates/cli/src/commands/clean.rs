@@ -37,7 +37,8 @@ pub fn run(app: &App, id: &str, ended: bool) -> Result<ExitCode> {
     fs::remove_file(&paths.halting)?;
     app.host.network.detach(&record.id, &record.vm_tap)?;
     vmm::clean(&api_sock(app, &record)?, &paths.jail_dir)?;
-    if let (SupervisorKind::Embedded, Some(controllers)) = (record.supervisor, Controllers::find()?) {
+    if let (SupervisorKind::Embedded, Some(controllers)) = (app.supervised_by(&record), Controllers::find()?)
+    {
         controllers.leave(&record.id)?;
     }
     Ok(if again { ExitCode::from(START_AGAIN) } else { ExitCode::SUCCESS })

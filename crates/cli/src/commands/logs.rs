@@ -57,7 +57,7 @@ fn guest(app: &App, record: &InstanceRecord, args: &LogsArgs) -> Result<ExitCode
 
 /// Under systemd the journal of both units; else the host's three logs, each line with the name of its own.
 fn host(app: &App, record: &InstanceRecord, args: &LogsArgs) -> Result<ExitCode> {
-    if app.host.supervisors.kind_for(record.supervisor) == SupervisorKind::Systemd {
+    if app.supervised_by(record) == SupervisorKind::Systemd {
         return journal(app, &record.id, args);
     }
     let paths = app.settings.layout.instance(&record.id)?;

@@ -3,6 +3,7 @@
 pub mod attend;
 pub mod audit;
 pub mod clean;
+pub mod clone;
 pub mod completion;
 pub mod destroy;
 pub mod doctor;
@@ -58,6 +59,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Token { id } => done(token::run(&app(false)?, &id)),
         Command::Egress { id, action } => done(egress::run(&app(action.is_quiet())?, &id, &action)),
         Command::Keys { id, action } => done(keys::run(&app(action.output().quiet)?, &id, &action)),
+        Command::Clone(args) => done(clone::run(&app(args.output.quiet)?, &args)),
         Command::Destroy(args) => done(destroy::run(&app(args.target.output.quiet)?, &args)),
         Command::Doctor { fix, firecracker_from, output } => {
             doctor::run(&app(output.quiet)?, fix, firecracker_from.as_deref(), output)

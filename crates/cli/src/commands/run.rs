@@ -53,7 +53,7 @@ pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
 /// Where no unit does it, this process limits itself and so the VMM that it becomes. What a kernel does not offer is said in
 /// the VM's log.
 fn limit(app: &App, record: &InstanceRecord, vmm: VmmKind) -> Result<()> {
-    if record.supervisor != SupervisorKind::Embedded {
+    if app.supervised_by(record) != SupervisorKind::Embedded {
         return Ok(());
     }
     let limits = &app.settings.limits;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fireclaw_core::{
     alloc::{Allocation, allocate},
     error::{Error, Kind, Result},
+    id::InstanceId,
     plan::{Action, Direction, Plan, Step},
     report::{SetupReport, StepTime},
     spec::{
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// How long other setups may hold the allocation.
-const ALLOCATION: Duration = Duration::from_mins(1);
+pub(super) const ALLOCATION: Duration = Duration::from_mins(1);
 
 /// Creates an instance and provisions it.
 pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
@@ -44,8 +45,8 @@ pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
     let mut progress = app.ui.progress();
     let _held = app.hold(&spec.id)?;
     app.recover(&spec.id, &mut progress)?;
-    checks::must_be_new(app, &spec)?;
-    checks::memory(app, &spec)?;
+    checks::must_be_new(app, &spec.id, "--instance")?;
+    checks::memory(app, spec.mem_mib)?;
     let mut times = Vec::new();
     let choice = checks::vmm(app, &spec, args.yes || from.is_some())?;
     ready_host(app, args, &spec, &choice, from.as_ref(), &mut progress, &mut times)?;
@@ -154,7 +155,7 @@ fn plan<'a>(
     let supervisor = checks::supervisor(app, spec)?;
     let allocation_lock =
         lock::wait_for(&app.settings.layout.allocation_lock(), "addresses", ALLOCATION, &app.interrupt)?;
-    let allocation = free_addresses(app, spec)?;
+    let allocation = free_addresses(app, &spec.id, spec.host_port)?;
     let fresh = InstanceRecord {
         format: Format::PlainV2,
         id: spec.id.clone(),
@@ -202,16 +203,17 @@ fn plan<'a>(
     Ok((steps, Plan::setup(&spec.id), record))
 }
 
-fn free_addresses(app: &App, spec: &InstanceSpec) -> Result<Allocation> {
+/// What a new instance would get. Under the allocation's lock where it is to be kept.
+pub(super) fn free_addresses(app: &App, id: &InstanceId, host_port: Option<u16>) -> Result<Allocation> {
     let mut taken = app.store().taken()?;
     taken.links.extend(app.host.network.links()?);
     taken.listening = app.host.network.listening_ports()?;
-    allocate(&spec.id, &app.settings.network, app.settings.base_port, spec.host_port, &taken)
+    allocate(id, &app.settings.network, app.settings.base_port, host_port, &taken)
 }
 
 fn dry_run(app: &App, args: &SetupArgs, spec: &InstanceSpec) -> Result<()> {
-    checks::must_be_new(app, spec)?;
-    let allocation = free_addresses(app, spec)?;
+    checks::must_be_new(app, &spec.id, "--instance")?;
+    let allocation = free_addresses(app, &spec.id, spec.host_port)?;
     let choice = checks::vmm(app, spec, args.yes || args.firecracker_from.is_some())?;
     let paths = app.settings.layout.instance(&spec.id)?;
     let NetworkSpec { bridge, subnet, .. } = &app.settings.network;

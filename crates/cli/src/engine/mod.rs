@@ -146,14 +146,18 @@ fn kept(plan: &Plan, action: Action, error: Error) -> Error {
         Kind::Interrupted => Kind::Interrupted,
         _ if matches!(
             plan.operation,
-            Operation::Setup | Operation::Provision | Operation::Start | Operation::Restart
+            Operation::Setup
+                | Operation::Clone
+                | Operation::Provision
+                | Operation::Start
+                | Operation::Restart
         ) && matches!(action.step, Step::AwaitGates | Step::StartProxy | Step::AwaitLogin) =>
         {
             Kind::Unhealthy
         }
         other => other,
     };
-    let made = matches!(plan.operation, Operation::Setup | Operation::Provision);
+    let made = matches!(plan.operation, Operation::Setup | Operation::Clone | Operation::Provision);
     let hint = error.get_hint().map_or_else(
         || format!("see `fireclaw status {}`", plan.id),
         |hint| {
@@ -194,6 +198,7 @@ const fn verb(operation: Operation) -> &'static str {
         Operation::Restart => "restart",
         Operation::Destroy => "destroy",
         Operation::Hibernate => "hibernate",
+        Operation::Clone => "clone to",
     }
 }
 

@@ -40,8 +40,9 @@ impl Engine<'_> {
                 self.undo_all(&past.plan, effects)?;
                 Recovered::FinishedDestroy
             }
-            Operation::Setup if !past.is_committed() => {
-                self.observer.warn(&format!("removing the half-made `{id}`: its setup was interrupted"));
+            Operation::Setup | Operation::Clone if !past.is_committed() => {
+                self.observer
+                    .warn(&format!("removing the half-made `{id}`: its {operation} was interrupted"));
                 self.undo_begun(&past, effects)?;
                 Recovered::RemovedHalfMade
             }

@@ -93,14 +93,24 @@ impl Bench {
     }
 }
 
+/// The plans that make an instance.
+fn makers() -> [Plan; 2] {
+    [Plan::setup(&id()), Plan::clone_to(&id())]
+}
+
 #[test]
 fn a_failure_before_the_commit_leaves_nothing_and_one_after_it_keeps_all() {
-    let plan = Plan::setup(&id());
+    for plan in makers() {
+        fails_at_each_step(&plan);
+    }
+}
+
+fn fails_at_each_step(plan: &Plan) {
     let commit = plan.actions.iter().position(|action| Some(action.step) == plan.commit).unwrap();
     for (index, action) in plan.actions.iter().enumerate() {
         let mut bench = Bench::new();
         let mut world = World { fail_at: Some(action.step), ..World::default() };
-        let error = bench.run(&plan, &mut world).unwrap_err();
+        let error = bench.run(plan, &mut world).unwrap_err();
         assert!(error.one_line().contains("injected"), "{}", error.one_line());
         assert!(!bench.journal.exists(), "the journal of {} stayed", action.title());
         if index <= commit {
@@ -122,13 +132,18 @@ fn a_failure_before_the_commit_leaves_nothing_and_one_after_it_keeps_all() {
 
 #[test]
 fn an_interrupt_at_any_step_undoes_to_the_end() {
-    let plan = Plan::setup(&id());
+    for plan in makers() {
+        interrupted_at_each_entry(&plan);
+    }
+}
+
+fn interrupted_at_each_entry(plan: &Plan) {
     // Two entries a step: begun and done. Past the commit the instance stays.
     for after in 1..=20 {
         let mut bench = Bench::new();
         bench.observer.interrupt_after = Some((after, bench.interrupt.clone()));
         let mut world = World::default();
-        let error = bench.run(&plan, &mut world).unwrap_err();
+        let error = bench.run(plan, &mut world).unwrap_err();
         assert_eq!(error.get_kind(), Kind::Interrupted);
         assert!(world.there.is_empty(), "after {after} entries: {:?}", world.there);
     }
@@ -136,7 +151,8 @@ fn an_interrupt_at_any_step_undoes_to_the_end() {
 
 #[test]
 fn a_cut_at_any_entry_is_recovered_by_the_next_run() {
-    for plan in [Plan::setup(&id()), Plan::destroy(&id()), Plan::stop(&id()), Plan::provision(&id())] {
+    for plan in makers().into_iter().chain([Plan::destroy(&id()), Plan::stop(&id()), Plan::provision(&id())])
+    {
         let mut whole = Vec::new();
         for index in 0..plan.actions.len() {
             whole.extend([Entry::Begun(index), Entry::Done(index)]);
@@ -145,7 +161,7 @@ fn a_cut_at_any_entry_is_recovered_by_the_next_run() {
             let mut bench = Bench::new();
             let mut journal = Journal::create(&bench.journal, &plan).unwrap();
             let mut world = World::default();
-            if plan.operation != Operation::Setup {
+            if !matches!(plan.operation, Operation::Setup | Operation::Clone) {
                 world.there.extend(
                     Plan::setup(&id())
                         .actions
@@ -168,7 +184,7 @@ fn a_cut_at_any_entry_is_recovered_by_the_next_run() {
             let recovered = bench.recover(&mut world).unwrap();
             assert!(!bench.journal.exists());
             match plan.operation {
-                Operation::Setup if !committed => {
+                Operation::Setup | Operation::Clone if !committed => {
                     assert_eq!(recovered, Recovered::RemovedHalfMade);
                     assert!(world.there.is_empty(), "cut {cut}: {:?}", world.there);
                 }

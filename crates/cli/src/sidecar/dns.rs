@@ -93,17 +93,23 @@ pub(super) async fn stream(sidecar: &Rc<Sidecar>, mut guest: TcpStream) {
 
 /// `None` for what is no question at all.
 async fn answer(sidecar: &Sidecar, bytes: &[u8]) -> Option<Vec<u8>> {
-    let question = Message::from_vec(bytes).ok().filter(|it| it.metadata.message_type == MessageType::Query);
-    let Some(question) = question else {
+    let Some((question, mut reply)) = read(bytes) else {
         sidecar.refuse("dns", "-", "not a question");
         return None;
     };
+    reply.metadata.response_code = fill(sidecar, &question, &mut reply).await;
+    reply.to_vec().ok()
+}
+
+/// A question, and the beginning of its answer.
+pub(super) fn read(bytes: &[u8]) -> Option<(Message, Message)> {
+    let question =
+        Message::from_vec(bytes).ok().filter(|it| it.metadata.message_type == MessageType::Query)?;
     let mut reply = Message::response(question.metadata.id, question.metadata.op_code);
     reply.metadata.recursion_desired = question.metadata.recursion_desired;
     reply.metadata.recursion_available = true;
     reply.add_queries(question.queries.iter().cloned());
-    reply.metadata.response_code = fill(sidecar, &question, &mut reply).await;
-    reply.to_vec().ok()
+    Some((question, reply))
 }
 
 async fn fill(sidecar: &Sidecar, question: &Message, reply: &mut Message) -> ResponseCode {

@@ -11,6 +11,8 @@ mod dial;
 mod dns;
 mod door;
 mod forward;
+#[cfg(test)]
+mod parsers;
 mod plain;
 mod resolve;
 mod tally;

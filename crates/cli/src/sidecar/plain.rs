@@ -98,7 +98,7 @@ async fn send(
 }
 
 /// The one host that a request is for. Two that differ, in headers or in the target, are two readings of one request.
-fn host_of(request: &Request<Incoming>) -> Result<HostName, &'static str> {
+pub(super) fn host_of<B>(request: &Request<B>) -> Result<HostName, &'static str> {
     if request.method() == Method::CONNECT {
         return Err("a tunnel through a proxy");
     }

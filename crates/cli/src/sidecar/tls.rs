@@ -5,7 +5,7 @@ use std::{rc::Rc, time::Duration};
 use fireclaw_core::egress::{HostName, hello};
 use rustls::server::Acceptor;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -47,7 +47,9 @@ async fn connect(sidecar: &Rc<Sidecar>, name: &HostName, said: &[u8]) -> Result<
 }
 
 /// The name, and every byte that was read for it.
-async fn read_hello(guest: &mut TcpStream) -> Result<(HostName, Vec<u8>), &'static str> {
+pub(super) async fn read_hello(
+    guest: &mut (impl AsyncRead + Unpin),
+) -> Result<(HostName, Vec<u8>), &'static str> {
     let mut acceptor = Acceptor::default();
     let mut said = Vec::new();
     loop {

@@ -54,7 +54,10 @@ impl Steps<'_> {
         let record = self.known()?;
         let user_key = keys::ensure_user_key(&record.ssh_key_path, &SystemEntropy)?;
         // Our own key in the guest makes the first contact a verified one.
-        let host_key = keys::generate_host_key(&SystemEntropy, record.id.as_str())?;
+        let host_key = match &self.host_key {
+            Some(key) => key.clone(),
+            None => keys::generate_host_key(&SystemEntropy, record.id.as_str())?,
+        };
         let line = keys::known_hosts_line(&record.vm_ip.to_string(), guest::SSH_PORT, &host_key.public);
         fs::write(&paths.known_hosts, line.as_bytes(), 0o600)?;
         let files = CloudInit {
@@ -76,7 +79,7 @@ impl Steps<'_> {
 
 /// Keeps a file of an image for an instance: by hard link where that works, for an image that is rebuilt or removed
 /// then leaves the instance's file alone; else by copy.
-fn pin(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn pin(from: &Path, to: &Path) -> Result<()> {
     fs::remove_file(to)?;
     // A link of a symbolic link would follow the next image.
     let real = from.canonicalize().context("find", from.display())?;

@@ -18,6 +18,7 @@ use fireclaw_core::{
 use fireclaw_host::{
     exec::{Output, Stdin, Stream},
     ssh::{Guest, LoginState, wait_for_login},
+    supervisor::Service,
     wait::{Probed, Requirement, until},
 };
 
@@ -60,12 +61,12 @@ impl Steps<'_> {
             }
             looked = Instant::now();
             // A VM that died will not answer: say so at once and not at the deadline.
-            self.vm_must_live()
+            self.must_live(Service::Vm)
         };
         let shell = self.app.host.shell.as_ref();
         wait_for_login(shell, &guest, &requirement, &self.app.interrupt, &mut meanwhile).map_err(|error| {
             // A failed setup removes the log with the instance: what it ended with is told now.
-            match self.console_tail(12) {
+            match self.last_words(Service::Vm, 12) {
                 Ok(tail) if !tail.is_empty() && error.get_kind() != Kind::Interrupted => {
                     let hint = error.get_hint().map(str::to_owned).unwrap_or_default();
                     let why = format!("{}\nthe console's last lines:\n{tail}", error.causes().join(": "));
@@ -159,7 +160,7 @@ impl Steps<'_> {
             deadline: deadlines::gateway(),
             hint: format!("see what it says with `fireclaw logs {} --no-follow`", self.id),
         };
-        let mut looked = Instant::now();
+        let (mut looked, mut asked) = (Instant::now(), Instant::now());
         until(&requirement, &self.app.interrupt, || {
             let health = match self.app.host.gateway.health(&[address], Duration::from_secs(5)) {
                 Ok(health) => health.first().copied().unwrap_or(Health::Down),
@@ -170,11 +171,18 @@ impl Steps<'_> {
                 Health::Starting => watch.detail("the gateway is starting"),
                 Health::Down => watch.detail("the gateway does not answer yet"),
             }
-            if looked.elapsed() > Duration::from_secs(10) {
+            // A gate behind something that has ended will not open: said at once, and not at the deadline.
+            let mut alive = Ok(());
+            if looked.elapsed() > Duration::from_secs(1) {
                 looked = Instant::now();
-                if let Err(error) = self.vm_must_live().and_then(|()| self.gateway_must_live()) {
-                    return Probed::Never(error);
-                }
+                alive = Service::ALL.into_iter().try_for_each(|service| self.must_live(service));
+            }
+            if alive.is_ok() && asked.elapsed() > Duration::from_secs(10) {
+                asked = Instant::now();
+                alive = self.gateway_must_live();
+            }
+            if let Err(error) = alive {
+                return Probed::Never(error);
             }
             Probed::NotYet(format!("it is {}", health.as_str()))
         })

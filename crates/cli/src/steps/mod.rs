@@ -1,5 +1,6 @@
 //! What each step of a plan does, on the host's effects. One file a group of steps; this one dispatches.
 
+mod clone;
 mod disk;
 mod guest;
 mod hibernate;
@@ -7,6 +8,7 @@ mod network;
 mod record;
 mod services;
 
+pub use clone::Origin;
 pub use guest::guest_of;
 pub use network::{attach, limit_network, reinstall_firewall, rules};
 
@@ -17,6 +19,7 @@ use fireclaw_core::{
     id::InstanceId,
     layout::InstancePaths,
     plan::Step,
+    render::cloud_init::GuestHostKey,
     state::InstanceRecord,
 };
 use fireclaw_host::lock::Lock;
@@ -47,6 +50,10 @@ pub struct Steps<'a> {
     changed: Option<InstanceRecord>,
     /// At setup only.
     base: Option<BaseFiles>,
+    /// At clone only.
+    origin: Option<Origin>,
+    /// The guest's host key, where it was made before the seed is.
+    host_key: Option<GuestHostKey>,
     /// Held from the allocation until the record is on the disk.
     allocation: Option<Lock>,
     /// How long a gateway may take to finish; zero cuts it off.
@@ -71,6 +78,8 @@ impl<'a> Steps<'a> {
             record: app.store().load(id).ok(),
             changed: None,
             base: None,
+            origin: None,
+            host_key: None,
             allocation: None,
             patience: PATIENCE,
             guest_changes: Vec::new(),
@@ -85,6 +94,26 @@ impl<'a> Steps<'a> {
             id: record.id.clone(),
             record: Some(record),
             base: Some(base),
+            origin: None,
+            host_key: None,
+            allocation: Some(allocation),
+            app,
+            changed: None,
+            patience: PATIENCE,
+            guest_changes: Vec::new(),
+            retries: std::cell::Cell::new(0),
+            resumed: false,
+        }
+    }
+
+    /// For an instance that is being made of another one.
+    pub fn of_clone(app: &'a App, record: InstanceRecord, origin: Origin, allocation: Lock) -> Self {
+        Self {
+            id: record.id.clone(),
+            record: Some(record),
+            base: None,
+            origin: Some(origin),
+            host_key: None,
             allocation: Some(allocation),
             app,
             changed: None,
@@ -161,6 +190,8 @@ impl Effects for Steps<'_> {
             Step::SaveMemory => self.save_memory(watch),
             Step::EndVm => self.end_vm(),
             Step::SettleProxy => self.settle_proxy(),
+            Step::CopyDisk => self.copy_disk(),
+            Step::RenewIdentity => self.renew_identity(),
         }
     }
 

@@ -69,23 +69,28 @@ impl Steps<'_> {
         }
     }
 
-    /// Fails for good when the VM is not going to come up, with the last words of its console.
-    pub(super) fn vm_must_live(&self) -> Result<()> {
-        let status = self.supervisor()?.status(&self.id, Service::Vm)?;
+    /// Fails for good when a service is not going to come up, with the last words of its log.
+    pub(super) fn must_live(&self, service: Service) -> Result<()> {
+        let status = self.supervisor()?.status(&self.id, service)?;
         if matches!(status.state, State::Active | State::Activating | State::Unknown) && status.restarts < 3 {
             return Ok(());
         }
         let detail = status.detail.unwrap_or_else(|| format!("it is {:?}", status.state).to_lowercase());
-        Err(Error::new("keep", format!("the VM of `{}` running", self.id))
-            .because(format!("{detail}\n{}", self.console_tail(12)?))
+        let what = match service {
+            Service::Vm => "VM",
+            Service::Proxy => "proxy",
+        };
+        Err(Error::new("keep", format!("the {what} of `{}` running", self.id))
+            .because(format!("{detail}\n{}", self.last_words(service, 12)?))
             .hint(format!("see `fireclaw logs {} host`", self.id)))
     }
 
-    pub(super) fn console_tail(&self, lines: usize) -> Result<String> {
+    /// The end of a service's log; the VM's is its guest's console.
+    pub(super) fn last_words(&self, service: Service, lines: usize) -> Result<String> {
         let record = self.known()?;
-        if self.app.host.supervisors.kind_for(record.supervisor) == SupervisorKind::Systemd {
+        if self.app.supervised_by(record) == SupervisorKind::Systemd {
             let lines = u32::try_from(lines).unwrap_or(u32::MAX);
-            let said = self.app.host.exec.run(journal::command(&self.id, &[Service::Vm], lines, false));
+            let said = self.app.host.exec.run(journal::command(&self.id, &[service], lines, false));
             // These words are for an error that is there already: without a journal it comes without them.
             let said = said.map(|said| said.text()).unwrap_or_default();
             let read = |line: &str| journal::Line::read(line, &self.id).map(|line| line.text);
@@ -93,7 +98,11 @@ impl Steps<'_> {
         }
         let paths = self.paths()?;
         let mut text = String::new();
-        for path in [&paths.vmm_log, &paths.console_log] {
+        let logs = match service {
+            Service::Vm => vec![&paths.vmm_log, &paths.console_log],
+            Service::Proxy => vec![&paths.proxy_log],
+        };
+        for path in logs {
             if let Some(log) = fs::tail(path, 64 << 10)? {
                 let all: Vec<&str> = log.lines().collect();
                 text.push_str(&all[all.len().saturating_sub(lines)..].join("\n"));

@@ -56,13 +56,13 @@ impl Ui {
     /// Something worth knowing that is not a result.
     pub fn note(self, text: &str) {
         if !self.quiet {
-            say(text);
+            say(&harmless(text));
         }
     }
 
     /// Something that should be looked at and stops nothing.
     pub fn warn(self, text: &str) {
-        say(&format!("{} {text}", self.paint("33;1", "warning:")));
+        say(&format!("{} {}", self.paint("33;1", "warning:"), harmless(text)));
     }
 
     /// An error with its causes and its hint.
@@ -72,9 +72,9 @@ impl Ui {
 
     /// The text of an error.
     pub fn error_text(self, error: &Error) -> String {
-        let mut text = format!("{} {error}", self.paint("31;1", "error:"));
+        let mut text = format!("{} {}", self.paint("31;1", "error:"), harmless(&error.to_string()));
         for cause in error.causes() {
-            for (index, line) in cause.lines().enumerate() {
+            for (index, line) in harmless(&cause).lines().enumerate() {
                 let lead = if index == 0 { "\n  caused by: " } else { "\n             " };
                 text.push_str(lead);
                 text.push_str(line);
@@ -83,7 +83,7 @@ impl Ui {
         let usage =
             (error.get_kind() == Kind::Refused).then_some("`--help` after the command shows what it takes");
         if let Some(hint) = error.get_hint().or(usage) {
-            text.push_str(&format!("\n{} {hint}", self.paint("36;1", "hint:")));
+            text.push_str(&format!("\n{} {}", self.paint("36;1", "hint:"), harmless(hint)));
         }
         text
     }
@@ -110,6 +110,15 @@ impl Ui {
     }
 }
 
+/// A text without what a terminal would obey or show in another order. Much of what is told comes from programs and files of
+/// guests, and a guest is not to move a cursor, or to hide a line of ours.
+fn harmless(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let turned =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|c| !obeyed(*c) && !turned(*c)).collect()
+}
+
 /// Writes a line to stderr; nobody is left to tell when that fails.
 fn say(text: &str) {
     let mut err = io::stderr().lock();
@@ -124,6 +133,19 @@ pub fn exit_code(error: &Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Causes, hints and operations can all be a guest's words.
+    #[test]
+    fn a_guest_has_no_hold_of_the_terminal() {
+        let evil = "\u{1b}]0;x\u{7}\u{1b}[2J\r\u{9b}1A\u{202e}done\u{8}";
+        let error = Error::new(evil, evil).source(Error::new("run", "x").because(evil)).hint(evil);
+        let text = Ui::plain().error_text(&error);
+        let left: Vec<char> =
+            text.chars().filter(|c| c.is_control() && *c != '\n' || *c == '\u{202e}').collect();
+        assert!(left.is_empty(), "{left:?} in {text:?}");
+        assert!(text.contains("]0;x[2J1Adone"), "{text:?}");
+        assert_eq!(harmless("a\tb\nc 🦀 é"), "a\tb\nc 🦀 é");
+    }
 
     #[test]
     fn an_error_is_printed_once_with_causes_and_hint() {

@@ -8,7 +8,7 @@ use fireclaw_core::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Ui, say};
+use super::{Ui, harmless, say};
 use crate::engine::{Entry, Observer};
 
 /// Shows steps as they go.
@@ -43,7 +43,7 @@ impl Progress {
     /// Something that happens inside the step.
     pub fn detail(&mut self, text: &str) {
         if let Some(bar) = &self.bar {
-            let short: String = text.chars().take(60).collect();
+            let short: String = harmless(text).chars().filter(|c| *c != '\n').take(60).collect();
             bar.set_message(format!("{}: {short}", self.current));
         }
     }

@@ -36,7 +36,7 @@ impl HostName {
         self.0.strip_suffix(parent.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
     }
 
-    fn labels(&self) -> usize {
+    pub(super) fn labels(&self) -> usize {
         self.0.split('.').count()
     }
 }

@@ -111,15 +111,22 @@ impl FromStr for Rule {
             if left.contains('/') {
                 return refused("is neither a host nor a range of addresses", EXAMPLES.to_owned());
             }
-            if right.is_none() && !left.contains('.') {
+            let presets = || {
                 let presets: Vec<&str> = Preset::ALL.iter().map(|preset| preset.as_str()).collect();
-                return refused(
-                    "is no preset and no full name of a host",
-                    format!("presets: {}", presets.join(" ")),
-                );
+                format!("presets: {}", presets.join(" "))
+            };
+            let no_name = || refused("is no preset and no full name of a host", presets());
+            if right.is_none() && !left.contains('.') {
+                return no_name();
             }
             let right = right.map(|right| port(right, text)).transpose()?;
-            return Ok(Self::Host(left.parse()?, right));
+            let host: NamePattern = left.parse()?;
+            // A dot at the end, or one that IDN leaves out, makes no name of more labels: written without it, the rule would be
+            // refused when it is read again, and the record with it.
+            return match &host {
+                NamePattern::Exact(name) if right.is_none() && name.labels() < 2 => no_name(),
+                _ => Ok(Self::Host(host, right)),
+            };
         };
         let Some(right) = right else {
             return refused("names addresses without a port", format!("for example {text}:443"));

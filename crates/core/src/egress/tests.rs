@@ -143,3 +143,15 @@ proptest! {
         }
     }
 }
+
+/// Found by `tests/parsers.rs`: these were taken, and the record that they were written into could not be read again.
+#[test]
+fn a_name_of_one_label_stays_refused_with_a_dot_behind_it() {
+    for rule in ["localhost.", "github.", "\u{11c40}.", "a.\u{ad}"] {
+        let error = EgressPolicy::default().changed(Some(EgressMode::Allow), &[rule.to_owned()]).unwrap_err();
+        assert_eq!(error.get_kind(), crate::error::Kind::Refused, "{rule}");
+    }
+    let policy = EgressPolicy::parse(Some("allow"), Some("Example.com.,localhost.:8080")).unwrap();
+    assert_eq!(policy.render_allow(), "example.com,localhost:8080");
+    assert_eq!(EgressPolicy::parse(Some("allow"), Some(&policy.render_allow())).unwrap(), policy);
+}

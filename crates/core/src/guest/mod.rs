@@ -7,12 +7,14 @@
 //!                   └─ unit ───────────────> openclaw-ID.service
 //! ```
 
+pub mod channels;
 pub mod daemon;
 pub mod environment;
 pub mod gate;
 pub mod merge;
 pub mod paths;
 pub mod protocol;
+pub mod renewal;
 pub mod settings;
 pub mod system;
 pub mod unit;

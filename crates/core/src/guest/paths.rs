@@ -22,6 +22,10 @@ impl Default for GuestPaths {
 pub struct GuestFiles {
     /// The gateway's unit.
     pub unit: PathBuf,
+    /// The link by which it starts with the guest.
+    pub wanted: PathBuf,
+    /// The folder of what the user changed of it.
+    pub drop_ins: PathBuf,
     /// Our folder in /etc, 0700.
     pub etc: PathBuf,
     /// The gateway's secrets, 0600, root's.
@@ -45,6 +49,27 @@ pub struct StateFiles {
     pub candidate: PathBuf,
     /// Variables that OpenClaw's command line reads when the user runs it by hand.
     pub dotenv: PathBuf,
+}
+
+/// The files that say which machine a guest is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// 32 hexadecimal digits and a newline.
+    pub machine_id: PathBuf,
+    /// The same for D-Bus, most often a link to the other.
+    pub dbus_machine_id: PathBuf,
+    /// The name.
+    pub hostname: PathBuf,
+    /// What the kernel's randomness begins with.
+    pub random_seed: PathBuf,
+    /// sshd's private key, of the kind that fireclaw gives a guest.
+    pub host_key: PathBuf,
+    /// Its public half.
+    pub host_key_public: PathBuf,
+    /// Keys and certificates of sshd that a guest may have besides.
+    pub other_host_keys: Vec<PathBuf>,
+    /// Who may log in.
+    pub authorized_keys: PathBuf,
 }
 
 /// Where an image may carry Node, best first.
@@ -88,8 +113,12 @@ impl GuestPaths {
     /// The files of an instance.
     pub fn instance(id: &InstanceId) -> GuestFiles {
         let (etc, var) = (PathBuf::from("/etc/fireclaw"), PathBuf::from(Self::VAR));
+        let units = Path::new("/etc/systemd/system");
+        let unit = id.guest_unit();
         GuestFiles {
-            unit: Path::new("/etc/systemd/system").join(id.guest_unit().as_str()),
+            unit: units.join(unit.as_str()),
+            wanted: units.join("multi-user.target.wants").join(unit.as_str()),
+            drop_ins: units.join(format!("{unit}.d")),
             environment: etc.join(format!("openclaw-{id}.env")),
             base: var.join(format!("openclaw-{id}.json")),
             pending: var.join(format!("openclaw-{id}.pending")),
@@ -106,6 +135,24 @@ impl GuestPaths {
             candidate: dir.join(".openclaw.json.candidate"),
             dotenv: dir.join(".env"),
             dir,
+        }
+    }
+
+    /// What says which machine a guest is; `home` is its user's.
+    pub fn identity(home: &Path) -> IdentityFiles {
+        let ssh = Path::new("/etc/ssh");
+        let other = ["rsa", "dsa", "ecdsa"].into_iter().flat_map(|kind| {
+            ["key", "key.pub", "key-cert.pub"].map(|end| ssh.join(format!("ssh_host_{kind}_{end}")))
+        });
+        IdentityFiles {
+            machine_id: "/etc/machine-id".into(),
+            dbus_machine_id: "/var/lib/dbus/machine-id".into(),
+            hostname: "/etc/hostname".into(),
+            random_seed: "/var/lib/systemd/random-seed".into(),
+            host_key: ssh.join("ssh_host_ed25519_key"),
+            host_key_public: ssh.join("ssh_host_ed25519_key.pub"),
+            other_host_keys: other.chain([ssh.join("ssh_host_ed25519_key-cert.pub")]).collect(),
+            authorized_keys: home.join(".ssh/authorized_keys"),
         }
     }
 

@@ -1,16 +1,19 @@
 //! [`Disks`] that makes empty sparse files and fails when told to. Touches the targets.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs::File,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_core::{
+    error::{Context, Error, Result},
+    guest::renewal::{Renewal, has_channels},
+};
 use nix::errno::Errno;
 
-use super::{DiskOrigin, Disks, RootDisk};
+use super::{BaseCopy, DiskOrigin, Disks, RootDisk, WrittenCopy};
 use crate::fs;
 
 /// Disks without content.
@@ -24,6 +27,8 @@ struct State {
     failures: VecDeque<Errno>,
     free: Option<u64>,
     made: Vec<RootDisk>,
+    channels: BTreeSet<String>,
+    renewed: Vec<Renewal>,
 }
 
 impl FakeDisks {
@@ -39,6 +44,16 @@ impl FakeDisks {
     /// What [`Disks::free_bytes`] answers from now on.
     pub fn set_free(&self, bytes: u64) {
         self.state().free = Some(bytes);
+    }
+
+    /// The channels that guests have from now on.
+    pub fn set_channels(&self, channels: &[&str]) {
+        self.state().channels = channels.iter().map(|name| (*name).to_owned()).collect();
+    }
+
+    /// What disks were renewed with, in order.
+    pub fn renewed(&self) -> Vec<Renewal> {
+        self.state().renewed.clone()
     }
 
     /// The disks that were made, in order.
@@ -67,6 +82,37 @@ impl Disks for FakeDisks {
             .context("create", target.display())?;
         self.state().made.push(disk.clone());
         Ok(origin)
+    }
+
+    fn copy_written(&self, copy: &WrittenCopy) -> Result<DiskOrigin> {
+        let WrittenCopy { source, target, base } = copy;
+        if target.exists() {
+            return Ok(DiskOrigin::Present);
+        }
+        if let Some(errno) = self.state().failures.pop_front() {
+            return Err(Error::new("write", target.display().to_string()).source(errno));
+        }
+        if let Some(BaseCopy { base, link, pin }) = base {
+            super::pin::keep(base, link, pin)?;
+        }
+        let length = std::fs::metadata(source).context("look at", source.display())?.len();
+        File::create(target).and_then(|file| file.set_len(length)).context("create", target.display())?;
+        Ok(DiskOrigin::SparseCopy { bytes: 0 })
+    }
+
+    fn renew(&self, disk: &Path, renewal: &Renewal, _: u32) -> Result<BTreeSet<String>> {
+        let mut state = self.state();
+        if let Some(errno) = state.failures.pop_front() {
+            fs::remove_file(disk)?;
+            return Err(Error::new("change", disk.display().to_string()).source(errno));
+        }
+        let channels = state.channels.clone();
+        if !channels.is_empty() && !renewal.without_channels {
+            let names: Vec<&str> = channels.iter().map(String::as_str).collect();
+            return Err(has_channels(&renewal.from, &names));
+        }
+        state.renewed.push(renewal.clone());
+        Ok(channels)
     }
 
     fn remove_root(&self, disk: &RootDisk) -> Result<()> {

@@ -9,7 +9,9 @@ mod copy;
 pub mod ext4;
 mod part;
 mod pin;
+mod renew;
 pub mod space;
+mod written;
 
 #[cfg(any(test, feature = "fakes"))]
 pub mod fake;
@@ -19,6 +21,7 @@ mod layered_tests;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -27,11 +30,13 @@ use std::{
 
 use fireclaw_core::{
     error::{Context, Error, Kind, Result},
+    guest::renewal::Renewal,
     spec::DiskSize,
 };
 use nix::errno::Errno;
 
 use self::part::Part;
+pub use self::written::{BaseCopy, WrittenCopy};
 use crate::{exec::Exec, fs, interrupt::Interrupt};
 
 /// The disk that an instance runs from.
@@ -103,6 +108,14 @@ pub trait Disks: Send + Sync {
     /// that is no filesystem, are [`Kind::Refused`]; too little room is [`Kind::HostNotReady`] before anything is
     /// written. After an error there is no target.
     fn create_root(&self, disk: &RootDisk) -> Result<DiskOrigin>;
+
+    /// Copies the disk of an instance that does not run, mode 0600, or leaves a copy that is there; keeps its base once more.
+    /// Too little room is [`Kind::HostNotReady`] before anything is written. After an error there is no target.
+    fn copy_written(&self, copy: &WrittenCopy) -> Result<DiskOrigin>;
+
+    /// Makes a copied disk another guest's and gives the channels that it lost. `uid` is whom the programs run as that read it.
+    /// [`Kind::Refused`] is a guest that may not be copied so. After an error there is no disk.
+    fn renew(&self, disk: &Path, renewal: &Renewal, uid: u32) -> Result<BTreeSet<String>>;
 
     /// Removes a root disk and what an unfinished creation left. One that is not there is fine.
     fn remove_root(&self, disk: &RootDisk) -> Result<()>;
@@ -208,6 +221,14 @@ impl Disks for SystemDisks {
                 self.layered(base, link, pin, target, size)
             }
         }
+    }
+
+    fn copy_written(&self, copy: &WrittenCopy) -> Result<DiskOrigin> {
+        written::copy(self, copy)
+    }
+
+    fn renew(&self, disk: &Path, renewal: &Renewal, uid: u32) -> Result<BTreeSet<String>> {
+        renew::renew(self.exec.as_ref(), disk, renewal, uid)
     }
 
     fn remove_root(&self, disk: &RootDisk) -> Result<()> {

@@ -289,7 +289,9 @@ impl Unit {
     pub(super) fn helper_ended(&mut self, setup: &Setup, now: Instant) {
         let Some((helper, verb)) = self.helper.take() else { return };
         let well = helper.status(&setup.files.helper_log).is_some_and(|status| status.success());
-        if !well {
+        // One that waits for a VM which is gone was told to end.
+        let done = verb == "halt" && self.process.is_none();
+        if !well && !done {
             self.console.say(&format!("`fireclaw {verb}` failed, see {}", setup.files.helper_log.display()));
         }
         self.on(setup, Event::Helped(well), now);

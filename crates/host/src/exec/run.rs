@@ -97,6 +97,11 @@ impl SystemExec {
         let stdin = std::mem::take(&mut cmd.stdin);
         // A group of its own: Ctrl-C in a terminal reaches us, and we decide what the child is told.
         command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: between fork and exec only prctl(2) is called. It is async-signal-safe and touches no memory of ours.
+        unsafe {
+            // Nobody waits for the child of a process that was killed. The caller's thread outlives the child otherwise.
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
+        }
         let bytes = match stdin {
             Stdin::Null => {
                 command.stdin(Stdio::null());
@@ -268,6 +273,12 @@ mod tests {
 
     fn exec() -> SystemExec {
         SystemExec::default()
+    }
+
+    #[test]
+    fn a_child_ends_with_us_however_we_end() {
+        let said = exec().run(Cmd::new("setpriv").arg("--dump")).unwrap().text();
+        assert!(said.lines().any(|line| line == "Parent death signal: TERM"), "{said}");
     }
 
     #[test]

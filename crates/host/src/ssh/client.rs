@@ -271,7 +271,37 @@ impl GuestShell for SystemShell {
             }
         }
         // A master that was killed leaves its socket.
-        fs::remove_file(&guest.control)
+        fs::remove_file(&guest.control)?;
+        self.close_for_the_dead(guest)
+    }
+}
+
+impl SystemShell {
+    /// Ends what invocations that were killed left of the same guest: their control sockets lie beside ours, and the
+    /// extension of each is the process that it was for.
+    fn close_for_the_dead(&self, guest: &Guest) -> Result<()> {
+        let (Some(folder), Some(stem)) = (guest.control.parent(), guest.control.file_stem()) else {
+            return Ok(());
+        };
+        for name in fs::names(folder)? {
+            let Some(rest) = name.strip_prefix(&*stem.to_string_lossy()).and_then(|it| it.strip_prefix('.'))
+            else {
+                continue;
+            };
+            // A listener that was not ready yet has a random part after the process.
+            let (owner, unfinished) = rest.split_once('.').map_or((rest, false), |(owner, _)| (owner, true));
+            let Ok(owner) = owner.parse::<u32>() else { continue };
+            if Path::new(&format!("/proc/{owner}")).exists() {
+                continue;
+            }
+            let control = folder.join(&name);
+            if unfinished {
+                fs::remove_file(&control)?;
+            } else {
+                self.close(&Guest { control, ..guest.clone() })?;
+            }
+        }
+        Ok(())
     }
 }
 

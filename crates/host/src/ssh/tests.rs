@@ -186,6 +186,29 @@ fn a_master_that_was_killed_is_replaced() {
 }
 
 #[test]
+fn a_connection_of_an_invocation_that_was_killed_is_closed_by_the_next() {
+    let sshd = Sshd::start();
+    let of = |process: u32| Guest { control: sshd.path(&format!("ssh/bot.{process}")), ..sshd.guest() };
+    // No process has this number: it is above what the kernel gives out.
+    let (killed, living) = (of(0x7fff_0000), of(1));
+    let (left, other) = (shell(), shell());
+    run(&left, &killed, &["true"], b"");
+    run(&other, &living, &["true"], b"");
+    std::mem::forget(left);
+    std::fs::write(sshd.path("ssh/bot.2147418112.Abc"), b"").unwrap();
+    assert_eq!(sshd.clients().len(), 2, "{:?}", sshd.clients());
+    let next = shell();
+    let guest = of(std::process::id());
+    run(&next, &guest, &["true"], b"");
+    next.close(&guest).unwrap();
+    // The other one belongs to a process that lives.
+    assert_eq!(sshd.clients().len(), 1, "{:?}", sshd.clients());
+    let names = fs::names(&sshd.path("ssh")).unwrap();
+    assert!(names.iter().all(|name| !name.starts_with("bot.2147418112")), "{names:?}");
+    other.close(&living).unwrap();
+}
+
+#[test]
 fn exit_codes_and_bytes_come_through_unchanged() {
     let sshd = Sshd::start();
     let (guest, shell) = (sshd.guest(), shell());

@@ -25,8 +25,7 @@ pub fn jailer(lab: &mut Lab) -> Result<()> {
     killed_and_back(lab)?;
     hung(lab)?;
     lab.ok(&["start", ID])?;
-    lab.ok(&["stop", ID, "--now"])?;
-    is_down(lab)?;
+    by_its_button(lab)?;
     lab.ok(&["destroy", ID, "--force"])?;
     let left = lab.remote.must(&["ls", "-A", "/srv/firecracker/vm-demo", "/var/lib/fireclaw"])?;
     ensure(!left.contains(ID), || format!("something of it is left: {left}"))?;
@@ -80,6 +79,18 @@ fn graceful_stop(lab: &Lab) -> Result<()> {
     lab.ok(&["stop", ID, "--timeout", "120"])?;
     let took = begun.elapsed();
     ensure(took < Duration::from_secs(70), || format!("a graceful stop took {} s", took.as_secs()))?;
+    is_down(lab)
+}
+
+/// Without a login the guest hears Ctrl-Alt-Del, and ends as it does when it is asked.
+fn by_its_button(lab: &Lab) -> Result<()> {
+    lab.ok(&["shell", ID, "sudo", "systemctl", "mask", "--runtime", "--now", "ssh.service"])?;
+    lab.ok(&["shell", ID, "sudo", "pkill", "-x", "sshd"]).or_else(|_| Ok::<_, Error>(String::new()))?;
+    let begun = Instant::now();
+    lab.ok(&["stop", ID, "--timeout", "150"])?;
+    let took = begun.elapsed();
+    crate::say::detail(&format!("  a stop by Ctrl-Alt-Del took {} s", took.as_secs()));
+    ensure(took < Duration::from_secs(140), || format!("the guest did not hear it: {} s", took.as_secs()))?;
     is_down(lab)
 }
 

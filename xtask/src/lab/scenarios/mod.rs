@@ -2,7 +2,11 @@
 
 mod bash;
 mod boot;
+mod clone;
+mod docker;
+mod figures;
 mod hibernate;
+mod hostile;
 mod jailer;
 mod neighbours;
 mod openclaw;
@@ -25,8 +29,8 @@ pub struct Scenario {
     only_on: Option<&'static str>,
     /// Runs with `--all` or by name only; said in the last lines.
     pub long: bool,
-    /// Takes the image with OpenClaw.
-    needs_openclaw: bool,
+    /// Takes the image with OpenClaw, or another large one.
+    pub large: bool,
     /// What it does.
     pub run: fn(&mut Lab) -> Result<()>,
 }
@@ -39,7 +43,7 @@ impl Scenario {
 
     /// Why it cannot run here; `None` when it can.
     pub fn unfit(&self, lab: &Lab) -> Option<&'static str> {
-        if self.needs_openclaw && !lab.has_openclaw {
+        if self.large && !lab.large {
             return Some("there is no image with OpenClaw: `cargo xtask e2e` makes one");
         }
         match self.only_on {
@@ -52,7 +56,12 @@ impl Scenario {
 }
 
 const fn scenario(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
-    Scenario { name, boots_vms: true, only_on: None, long: false, needs_openclaw: false, run }
+    Scenario { name, boots_vms: true, only_on: None, long: false, large: false, run }
+}
+
+/// With the large images; not in every run.
+const fn large(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
+    Scenario { large: true, long: true, ..scenario(name, run) }
 }
 
 const fn host_only(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
@@ -70,7 +79,9 @@ pub fn all() -> Vec<Scenario> {
         firecracker("jailer", jailer::jailer),
         scenario("the units", units::units),
         scenario("the Debian package", package::debian),
+        large("the npm package", package::npm),
         scenario("reboot and power cut", reboots::host),
+        scenario("clone", clone::side_by_side).long(),
         scenario("reboot in the guest", reboots::guest).long(),
         scenario("power-off in the guest", reboots::guest_off).long(),
         firecracker("hibernate", hibernate::hibernate).long(),
@@ -83,7 +94,11 @@ pub fn all() -> Vec<Scenario> {
         host_only("a subnet routed elsewhere", neighbours::routed_subnet),
         firecracker("taking over from Bash", bash::takes_over).long(),
         scenario("upgrade of fireclaw", upgrade::binary).long(),
-        Scenario { needs_openclaw: true, ..scenario("a real OpenClaw", openclaw::native) }.long(),
+        firecracker("figures", figures::figures).long(),
+        scenario("a hostile neighbour", hostile::neighbour).long(),
+        large("a real OpenClaw", openclaw::native),
+        large("OpenClaw in Docker", docker::runtime),
+        large("a stock root filesystem", docker::stock),
         scenario("sixteen at once", upgrade::sixteen).long(),
     ]
 }

@@ -127,7 +127,7 @@ fn reaches(lab: &Lab) -> Result<()> {
 }
 
 /// The host's way out leads to one web server. Done once a boot.
-fn outside(lab: &Lab) -> Result<()> {
+pub fn outside(lab: &Lab) -> Result<()> {
     if lab.remote.must(&["ip", "netns", "list"])?.contains("outside") {
         return Ok(());
     }

@@ -1,8 +1,9 @@
-//! The Debian package on a host with systemd: installed, used, upgraded and removed while an instance runs.
+//! The packages on a host with systemd: installed, used, upgraded and removed while an instance runs.
 
 use std::path::PathBuf;
 
-use fireclaw_core::error::{Error, Result};
+use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_host::exec::{Cmd, Exec, SystemExec};
 use serde_json::Value;
 
 use crate::{
@@ -16,7 +17,7 @@ const ASIDE: &str = "/root/fireclaw-by-hand";
 
 /// The program that the other scenarios use steps aside meanwhile.
 pub fn debian(lab: &mut Lab) -> Result<()> {
-    let deb = newest()?;
+    let deb = newest("deb")?;
     lab.remote.put(&deb, "/root/fireclaw.deb", "644")?;
     lab.remote.must(&["mv", BY_HAND, ASIDE])?;
     let result = installed(lab);
@@ -25,14 +26,49 @@ pub fn debian(lab: &mut Lab) -> Result<()> {
     result.and(removed)
 }
 
-fn newest() -> Result<PathBuf> {
+/// npm installs, runs, and removes: its Node is the one of the image with OpenClaw, npm itself comes from its registry.
+pub fn npm(lab: &mut Lab) -> Result<()> {
+    let ours = newest("tgz")?;
+    lab.remote.put(&ours, "/root/fireclaw.tgz", "644")?;
+    lab.remote.put(&npm_itself()?, "/root/npm.tgz", "644")?;
+    lab.remote.must(&["mv", BY_HAND, ASIDE])?;
+    let result = lab.remote.script(include_str!("../files/npm.sh"), &["install"]).and_then(|_| used(lab));
+    let removed = lab.remote.script(include_str!("../files/npm.sh"), &["remove"]);
+    lab.remote.must(&["cp", "-f", ASIDE, BY_HAND])?;
+    result.and(removed.map(drop))
+}
+
+/// The program that npm put on the path, and what its units start.
+fn used(lab: &Lab) -> Result<()> {
+    same("the program", &lab.remote.must(&["which", "fireclaw"])?, &"/usr/local/bin/fireclaw".to_owned())?;
+    for name in ["vm-setup", "vm-ctl"] {
+        lab.remote.must(&[name, "--help"])?;
+    }
+    let report = lab.setup_tiny(ID, &[])?;
+    same("health", &report["health"], &Value::from("up"))?;
+    lab.ok(&["restart", ID])?;
+    same("health", &lab.field(ID, "health")?, &Value::from("up"))?;
+    lab.ok(&["destroy", ID, "--force"]).map(drop)
+}
+
+/// npm as npm publishes it.
+fn npm_itself() -> Result<PathBuf> {
+    let dir = shell::target().join("lab/npm");
+    std::fs::create_dir_all(&dir).context("create folder", dir.display())?;
+    // With the registry of whoever runs this.
+    let cmd = Cmd::new("npm").inherit_env().args(["pack", "--silent", "--pack-destination"]).arg(&dir);
+    let name = SystemExec::default().check(cmd.arg("npm@11").about("npm"))?.text();
+    Ok(dir.join(name.lines().last().unwrap_or_default()))
+}
+
+fn newest(kind: &str) -> Result<PathBuf> {
     let dir = shell::target().join("dist");
     let names = fireclaw_host::fs::names(&dir)?;
     let deb = names
         .iter()
-        .rfind(|name| std::path::Path::new(name).extension().is_some_and(|ending| ending == "deb"));
+        .rfind(|name| std::path::Path::new(name).extension().is_some_and(|ending| ending == kind));
     deb.map(|name| dir.join(name)).ok_or_else(|| {
-        Error::new("find", "the Debian package")
+        Error::new("find", format!("the package (.{kind})"))
             .because(format!("there is none in {}", dir.display()))
             .hint("`cargo xtask dist` makes it; `cargo xtask ci` makes it before the lab")
     })

@@ -90,7 +90,7 @@ const NO_GENERATORS: [&str; 14] = [
 ];
 
 /// udev rules for hardware that a microVM has not.
-const NO_RULES: [&str; 31] = [
+const NO_RULES: [&str; 30] = [
     "50-firmware.rules",
     "60-autosuspend.rules",
     "60-cdrom_id.rules",
@@ -99,7 +99,6 @@ const NO_RULES: [&str; 31] = [
     "60-evdev.rules",
     "60-fido-id.rules",
     "60-infiniband.rules",
-    "60-input-id.rules",
     "60-persistent-alsa.rules",
     "60-persistent-input.rules",
     "60-persistent-storage-mtd.rules",

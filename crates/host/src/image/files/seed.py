@@ -94,6 +94,12 @@ def matching(value, pattern, what):
     return value
 
 
+def listed(value, what):
+    if not isinstance(value, list):
+        raise NotOurs("%s that are no list" % what)
+    return value
+
+
 HOST = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 ADDRESS = r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}"
 
@@ -121,6 +127,9 @@ def plan_of(user_data, meta_data, network):
     host_keys = only(user_data.get("ssh_keys", {}), ["ed25519_private", "ed25519_public"], "ssh_keys")
     if host_keys and len(host_keys) != 2:
         raise NotOurs("ssh_keys")
+    # Not `matching`: its error would show the key.
+    if not all(isinstance(key, str) for key in host_keys.values()):
+        raise NotOurs("ssh_keys that are no text")
 
     only(network, ["version", "ethernets"], "network-config")
     cards = network.get("ethernets")
@@ -137,12 +146,12 @@ def plan_of(user_data, meta_data, network):
     mac = only(card.get("match"), ["macaddress"], "match").get("macaddress")
     lines = ["[Match]", "MACAddress=" + matching(mac, r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", "MAC address"), ""]
     lines += ["[Network]", "DHCP=no", "IPv6AcceptRA=no", "LinkLocalAddressing=no"]
-    for address in card.get("addresses", []):
+    for address in listed(card.get("addresses", []), "addresses"):
         lines.append("Address=" + matching(address, ADDRESS + r"/\d{1,2}", "address"))
     names = only(card.get("nameservers", {}), ["addresses"], "nameservers")
-    for server in names.get("addresses", []):
+    for server in listed(names.get("addresses", []), "nameservers"):
         lines.append("DNS=" + matching(server, ADDRESS, "nameserver"))
-    for route in card.get("routes", []):
+    for route in listed(card.get("routes", []), "routes"):
         only(route, ["to", "via"], "route")
         if route.get("to") not in ("0.0.0.0/0", "default"):
             raise NotOurs("route")
@@ -222,7 +231,7 @@ def main():
         return say("this seed is applied already")
     try:
         plan = plan_of(*documents_of(files_of(device)))
-    except (NotOurs, ValueError) as why:
+    except (NotOurs, ValueError, RecursionError) as why:
         return cloud_init(why)
     apply(*plan)
     host_key()

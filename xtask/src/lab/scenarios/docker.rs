@@ -1,0 +1,159 @@
+//! The Docker runtime on this host: with a real OpenClaw and Docker for the agent, and on a root filesystem that knows nothing of
+//! fireclaw. Images come from a registry on the lab's outside, packages from a repository there.
+
+use std::time::{Duration, Instant};
+
+use fireclaw_core::error::{Context, Result};
+use serde_json::Value;
+
+use super::neighbours::outside;
+use crate::{
+    lab::{
+        host::{Lab, ensure, same},
+        stock,
+    },
+    say, shell,
+};
+
+const ID: &str = "boxed";
+/// The registry on the outside.
+const REGISTRY: &str = "203.0.113.10:5000";
+/// Where the large images lie on the host.
+const FILES: &str = "/srv/firecracker/lab";
+
+/// The seed's default: OpenClaw's container in our image, and the agent's own containers beside it.
+pub fn runtime(lab: &mut Lab) -> Result<()> {
+    with_registry(lab, |lab| {
+        let image = format!("{REGISTRY}/openclaw:real");
+        let report = setup(lab, &image, &["--image", "default", "--vm-vcpu", "2", "--vm-mem-mib", "3072"])?;
+        same("runtime", &report["runtime"], &Value::from("docker"))?;
+        same("health", &report["health"], &Value::from("up"))?;
+        steps(&report);
+        runs_in_a_container(lab, &image)?;
+        // What an agent does: another container, on Docker's own bridge, that reaches the outside.
+        let small = format!("{REGISTRY}/openclaw:tiny");
+        let page = lab.ok(&[
+            "shell",
+            ID,
+            "sudo",
+            "docker",
+            "run",
+            "--rm",
+            &small,
+            "busybox",
+            "wget",
+            "-q",
+            "-T",
+            "20",
+            "-O",
+            "-",
+            "http://203.0.113.10/",
+        ])?;
+        same("the page, out of a container", &page, &"outside".to_owned())?;
+        let begun = Instant::now();
+        lab.ok(&["stop", ID])?;
+        let took = begun.elapsed();
+        ensure(took < Duration::from_secs(330), || format!("a graceful stop took {} s", took.as_secs()))
+    })
+}
+
+/// Somebody else's root filesystem: an account by cloud-init, Docker from a mirror, OpenClaw from a registry.
+pub fn stock(lab: &mut Lab) -> Result<()> {
+    with_registry(lab, |lab| {
+        let file = |name: &str| format!("{FILES}/stock/{name}");
+        let image = format!("{REGISTRY}/openclaw:tiny");
+        let report = setup(
+            lab,
+            &image,
+            &[
+                "--base-kernel",
+                &file("vmlinuz"),
+                "--base-initrd",
+                &file("initrd.img"),
+                "--base-rootfs",
+                &file("rootfs.ext4"),
+                "--vm-vcpu",
+                "1",
+                "--vm-mem-mib",
+                "1024",
+            ],
+        )?;
+        same("runtime", &report["runtime"], &Value::from("docker"))?;
+        same("health", &report["health"], &Value::from("up"))?;
+        steps(&report);
+        runs_in_a_container(lab, &image)?;
+        let who = lab.ok(&["shell", ID, "id", "-un"])?;
+        same("the account", &who, &"ubuntu".to_owned())?;
+        let sources = lab.ok(&["shell", ID, "cat", "/etc/apt/sources.list"])?;
+        ensure(sources.contains(stock::REPOSITORY), || format!("its sources are {sources}"))?;
+        // It comes back by itself, with what was installed.
+        lab.ok(&["restart", ID])?;
+        same("health", &lab.field(ID, "health")?, &Value::from("up"))
+    })
+}
+
+fn setup(lab: &Lab, image: &str, more: &[&str]) -> Result<Value> {
+    let args = [
+        "setup",
+        "--instance",
+        ID,
+        "--vmm",
+        lab.vmm,
+        "--runtime",
+        "docker",
+        "--openclaw-image",
+        image,
+        "--disk-size",
+        "8G",
+        "--dns",
+        "203.0.113.10",
+        "--skip-browser-install",
+        "--json",
+    ];
+    lab.json(&[&args, more].concat())
+}
+
+fn steps(report: &Value) {
+    for step in report["steps"].as_array().into_iter().flatten() {
+        say::detail(&format!("    {:<24} {:>8} ms", step["name"].as_str().unwrap_or(""), step["ms"]));
+    }
+}
+
+fn runs_in_a_container(lab: &Lab, image: &str) -> Result<()> {
+    let seen = lab.ok(&["shell", ID, "sudo", "docker", "ps", "--no-trunc"])?;
+    ensure(seen.contains(image) && seen.contains(&format!("openclaw-{ID}")), || {
+        format!("its containers are {seen}")
+    })
+}
+
+/// The outside with the registry and the repository on it, and guests that take this registry without TLS.
+fn with_registry(lab: &mut Lab, run: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    outside(lab)?;
+    let program = std::env::current_exe().context("find", "this program")?;
+    let bare = shell::target().join("lab/run/internet");
+    shell::must("strip", &["-o", &bare.display().to_string(), &program.display().to_string()])?;
+    lab.remote.put(&bare, "/usr/local/bin/lab-internet", "755")?;
+    let config = format!("insecure_registries = [\"{REGISTRY}\"]\n");
+    lab.remote.must(&["mkdir", "-p", "/etc/fireclaw"])?;
+    lab.remote.put_bytes(config.into_bytes(), "/etc/fireclaw/config.toml", "644")?;
+    lab.remote.must(&["ln", "-sfn", &format!("{FILES}/stock/debian"), "/run/outside/debian"])?;
+    lab.remote.must(&[
+        "systemd-run",
+        "--quiet",
+        "--unit=lab-internet",
+        "--property=NetworkNamespacePath=/run/netns/outside",
+        "/usr/local/bin/lab-internet",
+        "internet",
+        "--dir",
+        FILES,
+    ])?;
+    let url = format!("http://{REGISTRY}/v2/");
+    let result = lab
+        .until("the registry", 60, || {
+            Ok(lab.remote.ask(&["curl", "-fsS", "-m", "5", &url])?.status.success())
+        })
+        .and_then(|()| run(lab));
+    lab.remote.must(&["systemctl", "stop", "lab-internet"])?;
+    lab.remote.must(&["rm", "/etc/fireclaw/config.toml"])?;
+    result
+}
