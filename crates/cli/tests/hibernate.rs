@@ -341,6 +341,18 @@ fn a_start_tells_why_it_boots_and_steps_the_clock_where_it_goes_on() {
 }
 
 #[test]
+fn a_memory_that_the_vmm_refuses_costs_a_second_start_and_no_error() {
+    let bed = bed();
+    bed.hibernate().unwrap();
+    bed.firecracker.end();
+    std::fs::write(&bed.paths.snapshot_dropped, "it was refused\n").unwrap();
+    bed.world.embedded.fail("start bot vm", 1);
+    bed.run(&["start", "bot"]).unwrap();
+    assert_eq!(bed.vm(), State::Active);
+    assert!(!bed.paths.snapshot_dropped.exists());
+}
+
+#[test]
 fn other_commands_know_that_it_sleeps() {
     let bed = bed();
     bed.hibernate().unwrap();

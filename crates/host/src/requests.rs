@@ -139,7 +139,7 @@ impl Inbox {
 
     /// The wish to sleep is dealt with.
     pub fn slept(&self, asleep: bool) -> Result<()> {
-        if asleep {
+        if asleep && self.dir.is_dir() {
             let made = std::fs::File::create_new(self.dir.join(request::ASLEEP));
             let mode = std::fs::Permissions::from_mode(0o644);
             match made.and_then(|file| file.set_permissions(mode)) {

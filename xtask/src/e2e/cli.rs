@@ -100,6 +100,7 @@ pub fn refused_values(world: &mut World) -> Result<()> {
         (&["--openclaw-image", "x", "--runtime", "native"], "runtime"),
         (&["--api-sock", "relative"], "api-sock"),
         (&["--dns", "nowhere"], "dns"),
+        (&["--idle-after", "5"], "idle-after"),
         (&["--image", "../x"], "image"),
         (&["--image", "x", "--base-kernel", "/x"], "--image"),
     ];

@@ -143,6 +143,9 @@ pub fn provision_refused(world: &mut World) -> Result<()> {
     world.refused(2, &["provision", ID, "--model", "nonsense"], "model")?;
     world.refused(2, &["provision", ID, "--telegram-users", ""], "telegram-users")?;
     world.refused(2, &["provision", ID, "--openclaw-image", "x:1"], "native")?;
+    // These VMs run on QEMU.
+    world.refused(2, &["provision", ID, "--idle-after", "30m"], "qemu")?;
+    world.refused(2, &["hibernate", ID], "qemu")?;
     same("the record", &std::fs::read_to_string(world.state(ID, ".env")).context("read", ".env")?, &record)?;
     same("openclaw.json", &configuration(world)?, &before)
 }

@@ -53,7 +53,11 @@ pub fn run(app: &App, id: &str, vmm_pid: Option<i32>, detach: bool) -> Result<()
             // One that waits for nothing would wait for ever.
             let told = std::env::var("MAINPID").ok().and_then(|pid| pid.parse().ok());
             match vmm_pid.or(told).and_then(ProcessId::of) {
-                Some(process) => process.signal(Signal::SIGKILL),
+                // Mostly it has ended by itself.
+                Some(process) => match process.signal(Signal::SIGKILL) {
+                    Err(error) if process.is_alive() => Err(error),
+                    _ => Ok(()),
+                },
                 None => Ok(()),
             }
         }

@@ -10,7 +10,7 @@ use fireclaw_host::{
 };
 
 use super::Steps;
-use crate::{engine::Observer, hibernate};
+use crate::{commands::attend::inbox, engine::Observer, hibernate};
 
 /// A guest that wrote gigabytes onto a slow disk.
 const SYNC: Duration = Duration::from_mins(5);
@@ -81,7 +81,11 @@ impl Steps<'_> {
         let wakes = self.known()?.idle.is_watched();
         let serves = self.supervisor()?.status(&self.id, Service::Proxy)?.state == State::Active;
         self.stop_proxy()?;
-        if wakes && serves { self.start_proxy() } else { Ok(()) }
+        if !(wakes && serves) {
+            return Ok(());
+        }
+        self.start_proxy()?;
+        inbox(self.app, self.known()?)?.slept(true)
     }
 
     /// A VM that runs, paused by a hibernate that did not get further, runs on. One that does not run goes on from its memory.

@@ -27,7 +27,14 @@ impl Steps<'_> {
 
     pub(super) fn start_vm(&mut self, watch: &mut dyn Observer) -> Result<()> {
         self.before_start()?;
-        self.supervisor()?.start(&self.id, Service::Vm)?;
+        let started = self.supervisor()?.start(&self.id, Service::Vm);
+        if started.is_err() && self.resumed && self.paths()?.snapshot_dropped.exists() {
+            // The VMM found fault with a memory that fitted. Without it there is nothing to find fault with.
+            self.resumed = false;
+            self.supervisor()?.start(&self.id, Service::Vm)?;
+        } else {
+            started?;
+        }
         // Its proxy may think that it sleeps.
         if self.known()?.idle.is_watched() {
             inbox(self.app, self.known()?)?.awake()?;

@@ -197,6 +197,7 @@ pub fn wake_unit(host: &Host<'_>, id: &InstanceId) -> String {
     unit.command("ExecStart", host.program, ["attend", id.as_str()]);
     unit.set("TimeoutStartSec", 1800);
     unit.set("LimitCORE", 0);
+    sandbox::of_wake(&mut unit);
     unit.finish()
 }
 

@@ -96,6 +96,18 @@ pub(super) fn of_proxy(unit: &mut Unit, needs: &Needs, spec: &ServiceSpec) {
     unit.set("IPAddressDeny", NOWHERE);
 }
 
+/// What wakes an instance and puts it to sleep: root, for it speaks with systemd and writes records and snapshots. The kernel is
+/// none of its business, nor are programs.
+pub(super) fn of_wake(unit: &mut Unit) {
+    unit.set("UMask", "0077");
+    unit.set("ProtectSystem", "yes");
+    common(unit);
+    unit.set("MemoryDenyWriteExecute", "yes");
+    unit.set("RestrictNamespaces", "yes");
+    unit.set("RestrictAddressFamilies", "AF_UNIX AF_NETLINK AF_INET AF_INET6");
+    unit.set("SystemCallFilter", NEVER);
+}
+
 fn common(unit: &mut Unit) {
     for name in [
         "ProtectKernelModules",

@@ -139,3 +139,25 @@ fn a_tap_that_is_not_kept_vanishes() {
         assert_eq!(names(), ["lo"], "opening makes none");
     });
 }
+
+/// A guest that has just woken is known before it said anything; one that is not there for long is asked for again.
+#[test]
+fn a_guests_address_is_told_to_the_host() {
+    alone(|| {
+        let a = port("a", [172, 16, 0, 2]);
+        // Without a bridge there is nobody to tell.
+        network().learn(&spec(), a.mac, a.ip).unwrap();
+        network().ensure_bridge(&spec()).unwrap();
+        network().attach(&spec(), &a).unwrap();
+        for _ in 0..2 {
+            network().learn(&spec(), a.mac, a.ip).unwrap();
+            let known = lab::json("ip -j neigh show dev fc-br0");
+            assert_eq!(
+                (&known[0]["dst"], &known[0]["lladdr"], &known[0]["state"]),
+                (&json!("172.16.0.2"), &json!("06:fc:00:10:00:02"), &json!(["REACHABLE"])),
+                "{known}"
+            );
+        }
+        network().detach(&a.instance, &a.tap).unwrap();
+    });
+}
