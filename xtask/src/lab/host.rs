@@ -119,12 +119,17 @@ impl Lab {
 
     /// Makes an instance of the small image.
     pub fn setup_tiny(&self, id: &str, more: &[&str]) -> Result<Value> {
+        self.setup_small(id, "tiny", more)
+    }
+
+    /// Makes a small instance.
+    pub fn setup_small(&self, id: &str, image: &str, more: &[&str]) -> Result<Value> {
         let args = [
             "setup",
             "--instance",
             id,
             "--image",
-            "tiny",
+            image,
             "--vmm",
             self.vmm,
             "--vm-vcpu",

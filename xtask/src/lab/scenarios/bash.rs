@@ -7,10 +7,13 @@ use serde_json::Value;
 use crate::lab::host::{Lab, ensure, same};
 
 const ID: &str = "old-bot";
+const BEFORE: &str = "before";
 
 /// From its running VM to nothing.
 pub fn takes_over(lab: &mut Lab) -> Result<()> {
-    lab.setup_tiny(ID, &[])?;
+    // Each had a root disk of its own: the same image as it was before bases were shared.
+    lab.remote.script(include_str!("../files/image-before.sh"), &[BEFORE])?;
+    lab.setup_small(ID, BEFORE, &[])?;
     lab.ok(&["stop", ID, "--now"])?;
     lab.remote.script(include_str!("../files/bash-instance.sh"), &[ID])?;
     lab.until("the old instance to answer", 420, || Ok(lab.field(ID, "health")? == "up"))?;
