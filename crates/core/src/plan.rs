@@ -25,10 +25,10 @@ pub enum Operation {
     Restart,
     /// `destroy`
     Destroy,
-    /// `hibernate`
-    Hibernate,
     /// `clone`
     Clone,
+    /// `hibernate`
+    Hibernate,
 }
 
 impl fmt::Display for Operation {
@@ -40,8 +40,8 @@ impl fmt::Display for Operation {
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Destroy => "destroy",
-            Self::Hibernate => "hibernate",
             Self::Clone => "clone",
+            Self::Hibernate => "hibernate",
         })
     }
 }
@@ -86,6 +86,10 @@ pub enum Step {
     StopGateway,
     /// Shut the VM down.
     StopVm,
+    /// Keep the base, kernel and initrd of another instance, and copy the disk that it wrote. Inverse: that of the folders.
+    CopyDisk,
+    /// Make the copied disk another guest's before it ever boots. Inverse: that of the folders.
+    RenewIdentity,
     /// Let the guest write out what it holds back.
     SyncGuest,
     /// Pause the VM and write its memory down. Inverse: drop what was written and let it run on.
@@ -94,10 +98,6 @@ pub enum Step {
     EndVm,
     /// A proxy that wakes the instance begins anew; another is stopped.
     SettleProxy,
-    /// Keep the base, kernel and initrd of another instance, and copy the disk that it wrote. Inverse: that of the folders.
-    CopyDisk,
-    /// Make the copied disk another guest's before it ever boots. Inverse: that of the folders.
-    RenewIdentity,
 }
 
 impl Step {
@@ -122,12 +122,12 @@ impl Step {
             Self::StopProxy => "stop proxy",
             Self::StopGateway => "stop gateway",
             Self::StopVm => "stop VM",
+            Self::CopyDisk => "copy disk",
+            Self::RenewIdentity => "renew identity",
             Self::SyncGuest => "sync guest",
             Self::SaveMemory => "save memory",
             Self::EndVm => "end VM",
             Self::SettleProxy => "settle proxy",
-            Self::CopyDisk => "copy disk",
-            Self::RenewIdentity => "renew identity",
         }
     }
 
@@ -327,10 +327,10 @@ mod tests {
             Plan::stop(&id()),
             Plan::restart(&id()),
             Plan::destroy(&id()),
+            Plan::clone_to(&id()),
             Plan::hibernate(&id()),
             Plan::doze(&id()),
             Plan::wake(&id()),
-            Plan::clone_to(&id()),
         ] {
             let titles: Vec<&str> = plan.actions.iter().map(|action| action.title()).collect();
             text.push_str(&format!("{}: {}\n", plan.operation, titles.join(" > ")));

@@ -64,7 +64,7 @@ pub(super) fn children_of(line: &str, state: &Path, fc: &Path) -> String {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             // A thread is no process.
             let starts = |line: &str| {
-                ["clone(", "clone3(", "fork("].iter().any(|call| line.contains(call))
+                ["clone", "clone3", "fork"].iter().any(|call| line.contains(&format!("{call}(")))
                     && !line.contains("CLONE_THREAD")
             };
             let count = said.lines().filter(|line| starts(line)).count();

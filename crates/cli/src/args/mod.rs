@@ -130,6 +130,9 @@ pub enum Command {
         action: KeysAction,
     },
     /// Copy a stopped instance: the same disk, another identity
+    ///
+    /// Address, port, machine-id, SSH host key and token are new. Provider keys, egress policy, rates and size are those of the
+    /// source. What the agent had scheduled, both do from then on.
     Clone(CloneArgs),
     /// Remove an instance and everything of it
     Destroy(DestroyArgs),

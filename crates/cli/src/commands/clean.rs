@@ -10,6 +10,7 @@ use fireclaw_core::{
     id::InstanceId,
     layout::InstancePaths,
     spec::SupervisorKind,
+    state::InstanceRecord,
 };
 use fireclaw_host::{
     cgroup::Controllers,
@@ -34,14 +35,20 @@ pub fn run(app: &App, id: &str, ended: bool) -> Result<ExitCode> {
     let record = app.store().load(&id.parse()?)?;
     let paths = app.settings.layout.instance(&record.id)?;
     let again = ended && restarts(app, &record.id, &paths);
+    leftovers(app, &record)?;
+    Ok(if again { ExitCode::from(START_AGAIN) } else { ExitCode::SUCCESS })
+}
+
+/// Removes what a run left that has ended; never to be called while its VM runs.
+pub(super) fn leftovers(app: &App, record: &InstanceRecord) -> Result<()> {
+    let paths = app.settings.layout.instance(&record.id)?;
     fs::remove_file(&paths.halting)?;
     app.host.network.detach(&record.id, &record.vm_tap)?;
-    vmm::clean(&api_sock(app, &record)?, &paths.jail_dir)?;
-    if let (SupervisorKind::Embedded, Some(controllers)) = (app.supervised_by(&record), Controllers::find()?)
-    {
+    vmm::clean(&api_sock(app, record)?, &paths.jail_dir)?;
+    if let (SupervisorKind::Embedded, Some(controllers)) = (app.supervised_by(record), Controllers::find()?) {
         controllers.leave(&record.id)?;
     }
-    Ok(if again { ExitCode::from(START_AGAIN) } else { ExitCode::SUCCESS })
+    Ok(())
 }
 
 /// Whether the VM ended well, by itself, and because its guest restarts.

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use fireclaw_core::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     id::vmm_uid,
     render::cgroup::{Size, entries},
     spec::{DiskKind, SupervisorKind, VmmKind, vmm_choice::choose},
@@ -12,10 +12,10 @@ use fireclaw_core::{
 use fireclaw_host::{
     cgroup::{self, Controllers},
     exec::handover,
-    vmm::{self, Start, VmSpec, Vmm},
+    vmm::{self, Start, VmSpec, Vmm, socket},
 };
 
-use super::resume;
+use super::{clean, resume};
 use crate::{app::App, hibernate, setup_checks, steps};
 
 /// Makes tap and rules ready, opens what the VMM needs, and execs it: nothing of fireclaw stays beside a VM. With `forking`
@@ -34,6 +34,14 @@ pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
                 .hint(format!("`fireclaw destroy {id} --force` removes what is left")));
         }
     }
+    if socket::is_listening(&spec.api_sock) {
+        return Err(Error::new("start", format!("the VM of `{id}`"))
+            .kind(Kind::Refused)
+            .because("it runs already")
+            .hint(format!("see `fireclaw status {id}`")));
+    }
+    // A process less than a supervisor that has it done before.
+    clean::leftovers(app, &record)?;
     steps::attach(app, &record)?;
     steps::limit_network(app, &record, vmm.kind())?;
     limit(app, &record, vmm.kind())?;

@@ -197,8 +197,8 @@ const fn verb(operation: Operation) -> &'static str {
         Operation::Stop => "stop",
         Operation::Restart => "restart",
         Operation::Destroy => "destroy",
-        Operation::Hibernate => "hibernate",
         Operation::Clone => "clone to",
+        Operation::Hibernate => "hibernate",
     }
 }
 

@@ -72,51 +72,31 @@ pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(330);
 impl<'a> Steps<'a> {
     /// For an instance that is there, readable or not.
     pub fn of_existing(app: &'a App, id: &InstanceId) -> Self {
+        Self { record: app.store().load(id).ok(), ..Self::knowing_nothing(app, id) }
+    }
+
+    /// For an instance that is being made. The lock is that of the allocation.
+    pub fn of_new(app: &'a App, record: InstanceRecord, base: BaseFiles, allocation: Lock) -> Self {
+        let nothing = Self::knowing_nothing(app, &record.id);
+        Self { record: Some(record), base: Some(base), allocation: Some(allocation), ..nothing }
+    }
+
+    /// For an instance that is being made of another one.
+    pub fn of_clone(app: &'a App, record: InstanceRecord, origin: Origin, allocation: Lock) -> Self {
+        let nothing = Self::knowing_nothing(app, &record.id);
+        Self { record: Some(record), origin: Some(origin), allocation: Some(allocation), ..nothing }
+    }
+
+    fn knowing_nothing(app: &'a App, id: &InstanceId) -> Self {
         Self {
             app,
             id: id.clone(),
-            record: app.store().load(id).ok(),
+            record: None,
             changed: None,
             base: None,
             origin: None,
             host_key: None,
             allocation: None,
-            patience: PATIENCE,
-            guest_changes: Vec::new(),
-            retries: std::cell::Cell::new(0),
-            resumed: false,
-        }
-    }
-
-    /// For an instance that is being made. The lock is that of the allocation.
-    pub fn of_new(app: &'a App, record: InstanceRecord, base: BaseFiles, allocation: Lock) -> Self {
-        Self {
-            id: record.id.clone(),
-            record: Some(record),
-            base: Some(base),
-            origin: None,
-            host_key: None,
-            allocation: Some(allocation),
-            app,
-            changed: None,
-            patience: PATIENCE,
-            guest_changes: Vec::new(),
-            retries: std::cell::Cell::new(0),
-            resumed: false,
-        }
-    }
-
-    /// For an instance that is being made of another one.
-    pub fn of_clone(app: &'a App, record: InstanceRecord, origin: Origin, allocation: Lock) -> Self {
-        Self {
-            id: record.id.clone(),
-            record: Some(record),
-            base: None,
-            origin: Some(origin),
-            host_key: None,
-            allocation: Some(allocation),
-            app,
-            changed: None,
             patience: PATIENCE,
             guest_changes: Vec::new(),
             retries: std::cell::Cell::new(0),
@@ -185,13 +165,13 @@ impl Effects for Steps<'_> {
             Step::CommitSettings => self.commit_settings(),
             Step::StopProxy => self.stop_proxy(),
             Step::StopGateway => self.stop_gateway(watch),
+            Step::CopyDisk => self.copy_disk(),
+            Step::RenewIdentity => self.renew_identity(),
             Step::StopVm => self.stop_vm(watch),
             Step::SyncGuest => self.sync_guest(),
             Step::SaveMemory => self.save_memory(watch),
             Step::EndVm => self.end_vm(),
             Step::SettleProxy => self.settle_proxy(),
-            Step::CopyDisk => self.copy_disk(),
-            Step::RenewIdentity => self.renew_identity(),
         }
     }
 

@@ -95,16 +95,10 @@ fn killed(lab: &Lab) -> Result<()> {
     const THIRD: &str = "third";
     lab.ok(&["stop", CLONE])?;
     for seconds in ["0.2", "1", "4"] {
-        lab.remote.ask(&[
-            "timeout",
-            "--signal=KILL",
-            seconds,
-            "fireclaw",
-            "clone",
-            CLONE,
-            THIRD,
-            "--quiet",
-        ])?;
+        // In the foreground it waits for the end of what it killed, which may be in the middle of a write and then still holds its
+        // locks.
+        let timeout = ["timeout", "--foreground", "--signal=KILL", seconds];
+        lab.remote.ask(&[&timeout[..], &["fireclaw", "clone", CLONE, THIRD, "--quiet"]].concat())?;
     }
     let report = lab.json(&["clone", CLONE, THIRD, "--json"])?;
     same("health", &report["health"], &Value::from("up"))?;

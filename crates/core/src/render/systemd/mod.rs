@@ -98,7 +98,6 @@ pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {
     unit.set("SyslogIdentifier", stem(&name));
     environment(&mut unit, host);
     let halt = HALT.to_string();
-    unit.command("ExecStartPre", host.program, ["clean", id.as_str()]);
     let forking = jailed.then_some("--forking");
     unit.command("ExecStart", host.program, ["run", id.as_str()].into_iter().chain(forking));
     if jailed {
