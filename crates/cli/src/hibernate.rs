@@ -78,6 +78,8 @@ pub fn save(app: &App, record: &InstanceRecord) -> Result<()> {
     let paths = app.settings.layout.instance(&record.id)?;
     let vmm = vmm_of(app, record)?;
     let spec = vm_spec(app, record, true, Start::Becoming)?;
+    // What was said of an earlier one is of no interest any more.
+    fs::remove_file(&paths.snapshot_dropped)?;
     fs::remove_tree(&paths.snapshot_dir)?;
     fs::ensure_private_dir(&paths.snapshot_dir)?;
     let version = vmm.snapshot_version(&record.id, Some(&spec.api_sock))?;

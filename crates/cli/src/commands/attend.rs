@@ -95,6 +95,8 @@ fn wake(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<()> {
     if let Err(error) = steps.step_clock() {
         app.ui.warn(&format!("the guest's clock may be behind: {}", error.one_line()));
     }
+    // Should it have had to boot, it has said why by now.
+    steps.tell_of_drop(&mut progress)?;
     steps.close();
     Ok(())
 }

@@ -101,7 +101,7 @@ impl Steps<'_> {
     }
 
     /// Says why a memory was not used. The start goes on without.
-    pub(super) fn tell_of_drop(&self, watch: &mut dyn Observer) -> Result<()> {
+    pub fn tell_of_drop(&self, watch: &mut dyn Observer) -> Result<()> {
         if let Some(why) = hibernate::told_drop(&self.paths()?)? {
             watch.warn(&format!(
                 "the memory of `{}` was dropped, it boots instead and nothing on its disk is lost: {why}",
