@@ -33,6 +33,8 @@ pub struct Lab {
     pub vmm: &'static str,
     /// The program under test.
     pub program: PathBuf,
+    /// Which boot of the host this is, as far as anybody here caused it.
+    pub boot_id: String,
     /// Whether the large images are there: the one with OpenClaw, container images, a stock root filesystem.
     pub large: bool,
 }
@@ -44,7 +46,25 @@ impl Lab {
         machine.power_on()?;
         remote.wait(BOOT, || machine.must_be_on())?;
         // What it says, the first scenario looks at.
-        remote.ask(&["systemctl", "is-system-running", "--wait"]).map(drop)
+        remote.ask(&["systemctl", "is-system-running", "--wait"])?;
+        self.boot_id = self.boot_id()?;
+        Ok(())
+    }
+
+    fn boot_id(&self) -> Result<String> {
+        self.remote.must(&["cat", "/proc/sys/kernel/random/boot_id"])
+    }
+
+    /// What became of the emulation in the middle of a scenario; `None` when nothing did. Emulated virtualisation inside
+    /// emulation: now and then the host stands still or crashes, or a guest's kernel does, whatever runs on them.
+    pub fn emulation_failed(&self, error: &Error) -> Option<&'static str> {
+        if error.one_line().contains("Kernel panic - not syncing: Fatal exception") {
+            return Some("a guest's kernel crashed");
+        }
+        if !self.answers() {
+            return Some("the host hung");
+        }
+        (self.boot_id().is_ok_and(|now| now != self.boot_id)).then_some("the host crashed")
     }
 
     /// Whether the host is there at all.
@@ -55,7 +75,7 @@ impl Lab {
 
     /// Restarts the host as its administrator would, and waits until it is back.
     pub fn reboot(&mut self) -> Result<()> {
-        let before = self.remote.must(&["cat", "/proc/sys/kernel/random/boot_id"])?;
+        let before = self.boot_id()?;
         // The connection may end before the answer.
         let _ = self.remote.ask(&["systemctl", "reboot"]);
         self.remote.close();
@@ -71,7 +91,10 @@ impl Lab {
                 Duration::from_secs(20),
             );
             match asked {
-                Ok(output) if output.status.success() && output.text() != before => Probed::Ready(()),
+                Ok(output) if output.status.success() && output.text() != before => {
+                    self.boot_id = output.text();
+                    Probed::Ready(())
+                }
                 Ok(output) => {
                     // A connection that is going away is not to be waited on.
                     remote.close();

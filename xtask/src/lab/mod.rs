@@ -150,15 +150,15 @@ fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
     }
     let begun = Instant::now();
     let mut result = (scenario.run)(lab);
-    let mut hung = result.is_err() && !lab.answers();
-    if hung {
-        // Emulated virtualisation inside emulation: now and then the whole host stands still, whatever runs on it.
+    let failed = |result: &Result<()>, lab: &Lab| lab.emulation_failed(result.as_ref().err()?);
+    let mut emulation = failed(&result, lab);
+    if let Some(what) = emulation {
         say::line(&format!(
-            "the emulated host hung in `{}`: it is switched off and on, and begins again",
+            "{what} in `{}`: the host is switched off and on, and it begins again",
             scenario.name
         ));
         result = lab.power_cut().and_then(|()| lab.clear()).and_then(|()| (scenario.run)(lab));
-        hung = result.is_err() && !lab.answers();
+        emulation = failed(&result, lab);
     }
     if result.is_err() {
         let name = scenario.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
@@ -172,9 +172,11 @@ fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
     let seconds = begun.elapsed().as_secs();
     let verdict = match result {
         Ok(()) => Verdict::Passed,
-        // It says nothing of fireclaw.
-        Err(_) if hung => Verdict::Skipped("the emulated host hung twice".to_owned()),
-        Err(error) => Verdict::Failed(error.one_line()),
+        Err(error) => match emulation {
+            // It says nothing of fireclaw.
+            Some(what) => Verdict::Skipped(format!("{what} twice, which is the emulation's fault")),
+            None => Verdict::Failed(error.one_line()),
+        },
     };
     let details = say::take_details(SHOWN_DETAILS);
     let row = Row { name: scenario.name, vmm, verdict, seconds };
@@ -234,7 +236,7 @@ fn prepare(options: &Options, large: bool) -> Result<(Lab, Proved)> {
     let remote = Remote::new(&key, machine.ssh_port)?;
     let proved = proved(options)?;
     let vmm = if proved.firecracker.is_some() { "firecracker" } else { "qemu" };
-    Ok((Lab { machine, remote, vmm, program, large: default.is_some() }, proved))
+    Ok((Lab { machine, remote, vmm, program, large: default.is_some(), boot_id: String::new() }, proved))
 }
 
 fn built() -> Result<PathBuf> {
