@@ -37,7 +37,10 @@ impl Loopback {
     fn ask(&self, path: &str) -> std::io::Result<String> {
         let mut stream = self.connect()?;
         // HTTP/1.0: the end of the body is the end of the connection, and nothing is chunked.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\r\n", self.0)?;
+        let request =
+            format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\r\n", self.0);
+        // In one piece: who answers the first of many and closes would break the rest.
+        stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         stream.take(ANSWER_MAX).read_to_end(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer).into_owned())

@@ -82,7 +82,10 @@ fn a_vm_that_is_killed_comes_back_after_a_pause() {
 fn a_guest_that_powers_off_from_inside_stays_down() {
     let host = Host::new();
     host.start(Service::Vm);
+    // A program writes its call down some time after its start.
+    host.calls_are(&["clean", "run"]);
     host.start(Service::Proxy);
+    host.calls_are(&["clean", "run", "proxy"]);
     fs::write(host.fake.join("power-off"), "").unwrap();
     let status = host.reaches(Service::Vm, State::Inactive);
     assert_eq!(status.detail.as_deref(), Some("powered off from inside the guest"));
