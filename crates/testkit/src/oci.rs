@@ -65,6 +65,11 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Takes the layout that is there, else begins an empty one.
+    pub fn open_or_create(dir: &Path) -> io::Result<Self> {
+        if dir.join("index.json").exists() { Ok(Self { dir: dir.to_owned() }) } else { Self::create(dir) }
+    }
+
     /// Adds a layer from an uncompressed tarball; later layers lie over earlier ones.
     pub fn layer(&self, tar: impl Read) -> io::Result<Layer> {
         let part = self.dir.join("blobs/.part");
@@ -224,7 +229,8 @@ mod tests {
         let first = layout.image("e2e", std::slice::from_ref(&layer), &Runs::openclaw()).unwrap();
         let second = layout.image("e2e", &[layer.clone(), layer], &Runs::default()).unwrap();
         assert_ne!(first, second);
-        assert_eq!(layout.tagged("e2e").unwrap(), Some(second));
+        assert_eq!(layout.tagged("e2e").unwrap().as_ref(), Some(&second));
+        assert_eq!(Layout::open_or_create(dir.path()).unwrap().tagged("e2e").unwrap(), Some(second));
         assert_eq!(layout.manifests().unwrap().len(), 1);
         assert_eq!(layout.tagged("other").unwrap(), None);
     }

@@ -158,7 +158,8 @@ pub fn serve(options: &Options) -> Result<()> {
     let tls = Some(authority.server(&[&HOST.to_string()]));
     let secure = Provider::start_with((Ipv4Addr::UNSPECIFIED, PROVIDER_TLS), tls, ANSWER)
         .context("serve", "the provider over TLS")?;
-    let layout = Layout::create(&options.dir.join("registry")).context("make", "the registry's layout")?;
+    let layout =
+        Layout::open_or_create(&options.dir.join("registry")).context("open", "the registry's layout")?;
     let registry =
         Registry::start((Ipv4Addr::UNSPECIFIED, REGISTRY), layout).context("serve", "the registry")?;
     let forever = fireclaw_host::wait::Requirement {
