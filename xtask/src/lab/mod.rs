@@ -247,11 +247,16 @@ fn built() -> Result<PathBuf> {
 }
 
 /// Firecracker and its jailer, where this machine has them.
-fn proved(options: &Options) -> Result<Proved> {
+pub fn firecracker() -> Option<(PathBuf, PathBuf)> {
     let find = |variable: &str, program: &str| {
         std::env::var_os(variable).map(PathBuf::from).or_else(|| SystemExec::default().which(program))
     };
-    let found = find("FIRECRACKER_BIN", "firecracker").zip(find("JAILER_BIN", "jailer"));
+    find("FIRECRACKER_BIN", "firecracker").zip(find("JAILER_BIN", "jailer"))
+}
+
+/// What the scenarios are going to prove.
+fn proved(options: &Options) -> Result<Proved> {
+    let found = firecracker();
     if options.vmm == Some(Vmm::Qemu) || (found.is_none() && options.vmm.is_none()) {
         return Ok(Proved {
             firecracker: None,

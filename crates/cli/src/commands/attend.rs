@@ -77,7 +77,7 @@ fn wake(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<()> {
     if runs() {
         return inbox.woke(None);
     }
-    let _lock = lock::wait_for(&paths.lock, &format!("instance `{id}`"), HELD, &app.interrupt)?;
+    let held = lock::wait_for(&paths.lock, &format!("instance `{id}`"), HELD, &app.interrupt)?;
     let mut progress = app.ui.progress();
     app.recover(id, &mut progress)?;
     if runs() {
@@ -92,6 +92,8 @@ fn wake(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<()> {
     Engine { journal: &paths.journal, interrupt: &app.interrupt, observer: &mut progress }
         .run(&Plan::wake(id), &mut steps)?;
     inbox.woke(None)?;
+    // What is left changes nothing of the instance, and takes seconds that its owner's next command should not wait for.
+    drop(held);
     if let Err(error) = steps.step_clock() {
         app.ui.warn(&format!("the guest's clock may be behind: {}", error.one_line()));
     }
