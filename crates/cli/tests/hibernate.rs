@@ -8,6 +8,10 @@ mod world;
 use std::{
     os::unix::fs::PermissionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,9 +60,9 @@ fn bed() -> Bed {
     world.app.store().save(&record).unwrap();
     let paths = world.app.settings.layout.instance(&record.id).unwrap();
     let exec = FakeExec::new(|_| Ok(Output::made(0, "Firecracker v1.16.1\n", "")));
-    world.app.host.exec = std::sync::Arc::new(exec);
+    world.app.host.exec = Arc::new(exec);
     let shell = FakeShell::silent();
-    world.app.host.shell = std::sync::Arc::new(shell.clone());
+    world.app.host.shell = Arc::new(shell.clone());
     for path in [&paths.kernel, &paths.disk, &paths.seed] {
         if !path.exists() {
             std::fs::write(path, "x").unwrap();
@@ -180,7 +184,7 @@ fn no_room_is_told_before_anything_is_done() {
     let mut bed = bed();
     let disks = fireclaw_host::disk::fake::FakeDisks::default();
     disks.set_free(300 << 20);
-    bed.world.app.host.disks = std::sync::Arc::new(disks);
+    bed.world.app.host.disks = Arc::new(disks);
     let error = bed.hibernate().unwrap_err();
     assert!(error.one_line().contains("has 300 MiB; nothing was changed"), "{}", error.one_line());
     assert!(bed.firecracker.asked().is_empty());
@@ -300,7 +304,7 @@ fn a_memory_is_taken_up_only_where_everything_is_as_it_was() {
         (
             |bed| {
                 let exec = FakeExec::new(|_| Ok(Output::made(0, "Firecracker v1.17.0\n", "")));
-                bed.world.app.host.exec = std::sync::Arc::new(exec);
+                bed.world.app.host.exec = Arc::new(exec);
             },
             "Firecracker was 1.16.1 and is 1.17.0",
         ),
@@ -439,6 +443,25 @@ fn an_idle_instance_is_put_to_sleep_and_woken_for_a_client() {
 }
 
 #[test]
+fn its_owner_need_not_wait_while_its_clock_is_stepped() {
+    let (mut bed, requests) = idle();
+    bed.hibernate().unwrap();
+    bed.firecracker.end();
+    let (lock, free) = (bed.paths.lock.clone(), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&free);
+    let shell = FakeShell::new(move |said| {
+        if said.line.contains("date") {
+            seen.store(fireclaw_host::lock::take(&lock, "instance `bot`").is_ok(), Ordering::Relaxed);
+        }
+        Ok(Output::made(0, "", ""))
+    });
+    bed.world.app.host.shell = Arc::new(shell);
+    requests.ask(Want::Wake).unwrap();
+    attend::run(&bed.world.app, "bot").unwrap();
+    assert!(free.load(Ordering::Relaxed), "the instance was held");
+}
+
+#[test]
 fn an_instance_that_works_or_is_worked_on_stays_awake() {
     type Keep = fn(&mut Bed) -> Option<fireclaw_host::lock::Lock>;
     let keeps: [(&str, Keep); 6] = [
@@ -447,7 +470,7 @@ fn an_instance_that_works_or_is_worked_on_stays_awake() {
                 let text = if said.line.starts_with("run cat") { "1.50 1 1 1/1 1\n" } else { "" };
                 Ok(Output::made(0, text, ""))
             });
-            bed.world.app.host.shell = std::sync::Arc::new(shell);
+            bed.world.app.host.shell = Arc::new(shell);
             None
         }),
         ("a channel", |bed| {
@@ -526,7 +549,7 @@ fn times_are_said_at_setup_and_changed_later() {
         Ok(Output::made(0, if said.line.contains("guest provision") { done } else { "" }, ""))
     });
     let mut bed = bed();
-    bed.world.app.host.shell = std::sync::Arc::new(shell);
+    bed.world.app.host.shell = Arc::new(shell);
     bed.run(&["provision", "bot", "--idle-after", "30m"]).unwrap();
     assert_eq!(again(&bed).after, Some(Duration::from_mins(30)));
     let calls = bed.world.embedded.calls();
