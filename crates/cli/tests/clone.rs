@@ -182,7 +182,7 @@ fn what_cannot_be_cloned_is_refused_and_nothing_has_changed() {
     refused(&["one", "two", "--dry-run"], Kind::Refused, "--without-channels");
     for state in [State::Active, State::Activating, State::Deactivating] {
         world.embedded.set(&id("one"), Service::Vm, ServiceStatus::of(state)).unwrap();
-        refused(&["one", "two", "--without-channels"], Kind::Refused, "`fireclaw stop one` first");
+        refused(&["one", "two", "--without-channels"], Kind::Refused, "`fireclaw stop one` or");
     }
     world.embedded.set(&id("one"), Service::Vm, ServiceStatus::of(State::Unknown)).unwrap();
     refused(&["one", "two", "--without-channels"], Kind::Failed, "fireclaw status one");

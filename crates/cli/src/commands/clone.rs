@@ -125,7 +125,7 @@ fn must_be_at_rest(app: &App, source: &InstanceRecord) -> Result<()> {
         }
         State::Active | State::Activating | State::Deactivating => {
             return Err(Error::refused("instance", id, "is running, and its disk changes all the time")
-                .hint(format!("`fireclaw stop {id}` first")));
+                .hint(format!("`fireclaw stop {id}` or `fireclaw hibernate {id}` first")));
         }
     }
     let disk = app.settings.layout.instance(id)?.written_disk(source.disks).clone();
