@@ -124,7 +124,7 @@ impl Bed {
     fn claim(&self) -> Option<String> {
         let app = &self.world.app;
         let spec = vm_spec(app, &self.record, true, Start::Becoming).unwrap();
-        let vmm = Firecracker::new(std::sync::Arc::clone(&app.host.exec));
+        let vmm = Firecracker::new(Arc::clone(&app.host.exec));
         let claimed = memory::claim(&self.paths, &spec, &vmm).unwrap();
         match claimed {
             Some(_) => None,
