@@ -81,8 +81,8 @@ pub fn routed_subnet(lab: &mut Lab) -> Result<()> {
 
 /// A setup ends before it has made anything and says what is in the way and what to do.
 fn refused(lab: &Lab, name: &str) -> Result<()> {
-    let output =
-        lab.ask(&["setup", "--instance", ID, "--image", "tiny", "--vm-mem-mib", "256", "--disk-size", "2G"])?;
+    let args = ["setup", "--instance", ID, "--image", "tiny", "--vmm", lab.vmm, "--vm-mem-mib", "256"];
+    let output = lab.ask(&[&args[..], &["--disk-size", "2G"]].concat())?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure(!output.status.success(), || "it was taken".into())?;
     ensure(said.contains(name) && said.contains("hint:"), || format!("it says: {said}"))?;
