@@ -16,7 +16,7 @@ const IDENTITY: &str = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed2
                         cat /sys/class/net/eth0/address; hostname --all-ip-addresses";
 
 /// All that names the source in the clone's files. Its logs may: they are of that time.
-const TRACES: &str = "sudo find /etc /var/lib/fireclaw /home/ubuntu/.openclaw -xdev -name '*first*'; \
+const TRACES: &str = "sudo find /etc /var/lib/fireclaw /home/ubuntu/.openclaw -xdev -name '*first[_-]one*'; \
                       sudo grep -rlE 'first[_-]one' /etc /var/lib/fireclaw /home/ubuntu/.openclaw || true";
 
 /// Made, stopped, copied; then both at once.
