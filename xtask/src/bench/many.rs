@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     thread,
 };
 
@@ -19,6 +19,7 @@ use fireclaw_host::{
     proc::ProcessId,
 };
 use serde_json::json;
+use tempfile::TempDir;
 
 use super::{
     fleet::children_of,
@@ -36,20 +37,14 @@ const MORE_MS: f64 = 10.0;
 
 /// Folders with instances, gone with it.
 struct Host {
-    dir: PathBuf,
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
+    dir: TempDir,
 }
 
 impl Host {
     /// The running ones come first: `bot-2` is one of them.
     fn new(name: &str, running: u8, stopped: u8) -> Result<Self> {
-        let host =
-            Self { dir: Path::new("/tmp").join(format!("fireclaw-many-{name}-{}", std::process::id())) };
+        let dir = tempfile::Builder::new().prefix(&format!("fireclaw-many-{name}-")).tempdir();
+        let host = Self { dir: dir.context("create", "a temporary folder")? };
         for n in 2..2 + running + stopped {
             host.record(n)?;
             if n < 2 + running {
@@ -60,8 +55,8 @@ impl Host {
     }
 
     fn write(&self, path: &str, text: &str) -> Result<()> {
-        let path = self.dir.join(path);
-        let folder = path.parent().unwrap_or(&self.dir);
+        let path = self.dir.path().join(path);
+        let folder = path.parent().unwrap_or(self.dir.path());
         fs::create_dir_all(folder).context("create folder", folder.display())?;
         fs::write(&path, text).context("write", path.display())
     }
@@ -90,7 +85,7 @@ impl Host {
     }
 
     fn cmd(&self, program: &Path, args: &[&str]) -> Cmd {
-        let at = |name: &str| self.dir.join(name);
+        let at = |name: &str| self.dir.path().join(name);
         Cmd::new(program)
             .args(args)
             .env("STATE_ROOT", at("state"))
@@ -141,8 +136,11 @@ pub fn run(program: &Path) -> Result<String> {
     ] {
         let (_, alone) = timed(TURNS, || one.cmd(program, args))?;
         let (_, among) = timed(TURNS, || many.cmd(program, args))?;
-        let children =
-            children_of(&many.cmd(program, args).line(), &many.dir.join("state"), &many.dir.join("fc"));
+        let children = children_of(
+            &many.cmd(program, args).line(),
+            &many.dir.path().join("state"),
+            &many.dir.path().join("fc"),
+        );
         let more = (among.as_secs_f64() - alone.as_secs_f64()) * 1000.0;
         page.push_str(&format!(
             "| {name} | {} | {} | {more:.1} ms | {MORE_MS} ms | {children} |\n",

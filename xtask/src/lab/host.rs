@@ -168,6 +168,27 @@ impl Lab {
         self.json(&[&args, more].concat())
     }
 
+    /// Runs with a configuration file of fireclaw's on the host, which is gone after it.
+    pub fn with_config<T>(&self, text: &str, run: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        const FILE: &str = "/etc/fireclaw/config.toml";
+        self.remote.must(&["mkdir", "-p", "/etc/fireclaw"])?;
+        self.remote.put_bytes(text.as_bytes().to_vec(), FILE, "644")?;
+        let result = run(self);
+        self.remote.must(&["rm", FILE])?;
+        result
+    }
+
+    /// How many rows there are in the small image's file, which SQLite must find whole. The gateway may be up before its
+    /// guest takes logins.
+    pub fn rows(&self, id: &str) -> Result<u64> {
+        let ask = || self.ok(&["shell", id, "sudo", "lab-rows"]);
+        self.until("a login in the guest", 120, || ask().map(|_| true))?;
+        let said = ask()?;
+        let lines: Vec<&str> = said.lines().collect();
+        ensure(lines.contains(&"ok"), || format!("SQLite says: {said}"))?;
+        lines.last().unwrap_or(&"").trim().parse().context("count", "rows")
+    }
+
     /// A field of an instance's status.
     pub fn field(&self, id: &str, field: &str) -> Result<Value> {
         Ok(self.json(&["status", id, "--json"])?[field].clone())
@@ -247,6 +268,13 @@ fn requirement(what: &str, seconds: u64) -> Requirement {
         description: what.to_owned(),
         deadline: Duration::from_secs(seconds),
         hint: "see what was collected".to_owned(),
+    }
+}
+
+/// Where the time of a command went, from its JSON.
+pub fn show_steps(report: &Value) {
+    for step in report["steps"].as_array().into_iter().flatten() {
+        say::detail(&format!("    {:<24} {:>8} ms", step["name"].as_str().unwrap_or(""), step["ms"]));
     }
 }
 

@@ -21,11 +21,12 @@ for way in fireclaw hand fireclaw hand fireclaw hand fireclaw hand fireclaw hand
         until_socket "$by_hand"
     fi
     echo "$way $((($(now) - begun) / 1000))"
+    kill %%
+    # Its status is that of the signal.
+    wait %% || true
     if [[ $way = fireclaw ]]; then
-        kill %% && wait %% || true
         fireclaw stop "$id" --now --quiet
     else
-        kill %% && wait %% || true
         rm -f "$by_hand"
         ip link delete "$tap"
     fi

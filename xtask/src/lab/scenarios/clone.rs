@@ -4,7 +4,7 @@ use fireclaw_core::error::{Error, Result};
 use serde_json::Value;
 
 use crate::{
-    lab::host::{Lab, ensure, same},
+    lab::host::{Lab, ensure, same, show_steps},
     say,
 };
 
@@ -29,9 +29,7 @@ pub fn side_by_side(lab: &mut Lab) -> Result<()> {
     ensure(said.contains(&format!("fireclaw stop {SOURCE}")), || said.clone())?;
     lab.ok(&["stop", SOURCE])?;
     let report = lab.json(&["clone", SOURCE, CLONE, "--json"])?;
-    for step in report["steps"].as_array().into_iter().flatten() {
-        say::detail(&format!("    {:<24} {:>8} ms", step["name"].as_str().unwrap_or(""), step["ms"]));
-    }
+    show_steps(&report);
     lab.ok(&["start", SOURCE])?;
     for id in [SOURCE, CLONE] {
         same(&format!("health of {id}"), &lab.field(id, "health")?, &Value::from("up"))?;

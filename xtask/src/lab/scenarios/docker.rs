@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::neighbours::outside;
 use crate::{
     lab::{
-        host::{Lab, ensure, same},
+        host::{Lab, ensure, same, show_steps},
         stock,
     },
-    say, shell,
+    shell,
 };
 
 const ID: &str = "boxed";
@@ -28,7 +28,7 @@ pub fn runtime(lab: &mut Lab) -> Result<()> {
         let report = setup(lab, &image, &["--image", "default", "--vm-vcpu", "2", "--vm-mem-mib", "3072"])?;
         same("runtime", &report["runtime"], &Value::from("docker"))?;
         same("health", &report["health"], &Value::from("up"))?;
-        steps(&report);
+        show_steps(&report);
         runs_in_a_container(lab, &image)?;
         // What an agent does: another container, on Docker's own bridge, that reaches the outside.
         let small = format!("{REGISTRY}/openclaw:tiny");
@@ -80,7 +80,7 @@ pub fn stock(lab: &mut Lab) -> Result<()> {
         )?;
         same("runtime", &report["runtime"], &Value::from("docker"))?;
         same("health", &report["health"], &Value::from("up"))?;
-        steps(&report);
+        show_steps(&report);
         runs_in_a_container(lab, &image)?;
         let who = lab.ok(&["shell", ID, "id", "-un"])?;
         same("the account", &who, &"ubuntu".to_owned())?;
@@ -113,12 +113,6 @@ fn setup(lab: &Lab, image: &str, more: &[&str]) -> Result<Value> {
     lab.json(&[&args, more].concat())
 }
 
-fn steps(report: &Value) {
-    for step in report["steps"].as_array().into_iter().flatten() {
-        say::detail(&format!("    {:<24} {:>8} ms", step["name"].as_str().unwrap_or(""), step["ms"]));
-    }
-}
-
 fn runs_in_a_container(lab: &Lab, image: &str) -> Result<()> {
     let seen = lab.ok(&["shell", ID, "sudo", "docker", "ps", "--no-trunc"])?;
     ensure(seen.contains(image) && seen.contains(&format!("openclaw-{ID}")), || {
@@ -133,9 +127,6 @@ fn with_registry(lab: &mut Lab, run: impl FnOnce(&Lab) -> Result<()>) -> Result<
     let bare = shell::target().join("lab/run/internet");
     shell::must("strip", &["-o", &bare.display().to_string(), &program.display().to_string()])?;
     lab.remote.put(&bare, "/usr/local/bin/lab-internet", "755")?;
-    let config = format!("insecure_registries = [\"{REGISTRY}\"]\n");
-    lab.remote.must(&["mkdir", "-p", "/etc/fireclaw"])?;
-    lab.remote.put_bytes(config.into_bytes(), "/etc/fireclaw/config.toml", "644")?;
     lab.remote.must(&["ln", "-sfn", &format!("{FILES}/stock/debian"), "/run/outside/debian"])?;
     lab.remote.must(&[
         "systemd-run",
@@ -152,8 +143,7 @@ fn with_registry(lab: &mut Lab, run: impl FnOnce(&Lab) -> Result<()>) -> Result<
         .until("the registry", 60, || {
             Ok(lab.remote.ask(&["curl", "-fsS", "-m", "5", &url])?.status.success())
         })
-        .and_then(|()| run(lab));
+        .and_then(|()| lab.with_config(&format!("insecure_registries = [\"{REGISTRY}\"]\n"), run));
     lab.remote.must(&["systemctl", "stop", "lab-internet"])?;
-    lab.remote.must(&["rm", "/etc/fireclaw/config.toml"])?;
     result
 }

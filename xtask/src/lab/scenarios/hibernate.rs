@@ -83,7 +83,7 @@ impl Life {
         lab.until("a login in the guest", 120, || lab.ok(&["shell", ID, "true"]).map(|_| true))?;
         let unit = format!("--unit={LONG}");
         let _ = lab.ask(&["shell", ID, "sudo", "systemd-run", &unit, "sleep", "100000"])?;
-        Ok(Self { boot: boot(lab)?, process: process(lab)?, rows: rows(lab)? })
+        Ok(Self { boot: boot(lab)?, process: process(lab)?, rows: lab.rows(ID)? })
     }
 
     /// The same boot, the same process, a clock that is right, a file that is whole, a gateway that answers.
@@ -91,7 +91,7 @@ impl Life {
         lab.until("the gateway to answer", GUEST, || Ok(lab.field(ID, "health")? == "up"))?;
         same("the guest's boot", &boot(lab)?, &self.boot)?;
         same("the process in the guest", &process(lab)?, &self.process)?;
-        let rows = rows(lab)?;
+        let rows = lab.rows(ID)?;
         ensure(rows >= self.rows, || format!("{} rows were there, and {rows} are", self.rows))?;
         lab.until("the guest's clock to be right", 30, || {
             let theirs: i64 =
@@ -116,13 +116,6 @@ fn process(lab: &Lab) -> Result<String> {
     Ok(pid)
 }
 
-/// How many rows there are, in a file that SQLite finds whole.
-fn rows(lab: &Lab) -> Result<u64> {
-    let said = lab.ok(&["shell", ID, "sudo", "lab-rows"])?;
-    ensure(said.lines().any(|line| line == "ok"), || format!("SQLite says: {said}"))?;
-    said.lines().last().unwrap_or("").trim().parse().context("count", "rows")
-}
-
 /// No process, no jail, a status that says so, and files for root alone.
 fn sleeps(lab: &Lab) -> Result<()> {
     let status = lab.json(&["status", ID, "--json"])?;
@@ -141,7 +134,7 @@ fn sleeps(lab: &Lab) -> Result<()> {
 
 /// A memory that does not know what is on its disk is no good: the instance boots, and nothing on the disk is lost.
 fn dropped_when_the_disk_changed(lab: &Lab, life: &Life) -> Result<()> {
-    let rows_before = rows(lab)?;
+    let rows_before = lab.rows(ID)?;
     lab.ok(&["hibernate", ID])?;
     // As a mount of the disk would change it.
     lab.remote.must(&["touch", "-m", &format!("{DIR}/images/state.ext4")])?;
@@ -149,7 +142,7 @@ fn dropped_when_the_disk_changed(lab: &Lab, life: &Life) -> Result<()> {
     let said = String::from_utf8_lossy(&started.stderr).into_owned();
     ensure(said.contains("was dropped") && said.contains("disk was written"), || said.clone())?;
     ensure(boot(lab)? != life.boot, || "it went on from a memory that does not fit".into())?;
-    let rows = rows(lab)?;
+    let rows = lab.rows(ID)?;
     ensure(rows >= rows_before, || format!("{rows_before} rows were there, and {rows} are"))
 }
 
@@ -174,19 +167,19 @@ fn cut_off(lab: &mut Lab) -> Result<()> {
         lab.remote.script(killed, &[ID, pause])?;
         lab.ok(&["start", ID])?;
         lab.until("the gateway to answer", GUEST, || Ok(lab.field(ID, "health")? == "up"))?;
-        rows(lab)?;
+        lab.rows(ID)?;
     }
     lab.remote.script("nohup fireclaw hibernate \"$1\" >/dev/null 2>&1 & sleep 1.5", &[ID])?;
     lab.power_cut()?;
     lab.ok(&["start", ID])?;
     lab.until("the gateway to answer", GUEST, || Ok(lab.field(ID, "health")? == "up"))?;
-    rows(lab)?;
+    lab.rows(ID)?;
     lab.ok(&["hibernate", ID])?;
     lab.remote.script("nohup fireclaw start \"$1\" >/dev/null 2>&1 & sleep 1.5", &[ID])?;
     lab.power_cut()?;
     lab.ok(&["start", ID])?;
     lab.until("the gateway to answer", GUEST, || Ok(lab.field(ID, "health")? == "up"))?;
-    rows(lab).map(drop)
+    lab.rows(ID).map(drop)
 }
 
 /// It falls asleep by itself; the next client is served, and a hundred at once wake it once. Gives the seconds of the first.

@@ -6,7 +6,7 @@ use fireclaw_core::error::Result;
 use serde_json::Value;
 
 use crate::{
-    lab::host::{Lab, ensure, same},
+    lab::host::{Lab, ensure, same, show_steps},
     say,
 };
 
@@ -35,9 +35,7 @@ pub fn native(lab: &mut Lab) -> Result<()> {
     ])?;
     same("health", &report["health"], &Value::from("up"))?;
     say::detail(&format!("  setup took {} s", begun.elapsed().as_secs()));
-    for step in report["steps"].as_array().into_iter().flatten() {
-        say::detail(&format!("    {:<24} {:>8} ms", step["name"].as_str().unwrap_or(""), step["ms"]));
-    }
+    show_steps(&report);
     let port = report["host_port"].to_string();
     let page =
         lab.remote.must(&["curl", "-fsS", "--max-time", "60", &format!("http://127.0.0.1:{port}/")])?;

@@ -1,6 +1,6 @@
 //! What comes back after a host or a guest went down, and with what on its disk.
 
-use fireclaw_core::error::{Context, Result};
+use fireclaw_core::error::Result;
 use serde_json::Value;
 
 use crate::lab::host::{Lab, ensure, same};
@@ -15,10 +15,10 @@ const GUEST: u64 = 420;
 /// The host is restarted by its administrator; then it loses its power in the middle of the guest's writes.
 pub fn host(lab: &mut Lab) -> Result<()> {
     pair(lab)?;
-    let before = rows(lab)?;
+    let before = lab.rows(UP)?;
     lab.reboot()?;
     came_back(lab, before)?;
-    let before = rows(lab)?;
+    let before = lab.rows(UP)?;
     lab.power_cut()?;
     came_back(lab, before)?;
     lab.ok(&["start", DOWN])?;
@@ -29,7 +29,7 @@ pub fn host(lab: &mut Lab) -> Result<()> {
 pub fn guest(lab: &mut Lab) -> Result<()> {
     lab.setup_tiny(UP, &[])?;
     let boot = |lab: &Lab| lab.ok(&["shell", UP, "cat", "/proc/sys/kernel/random/boot_id"]);
-    let (first, rows) = (boot(lab)?, rows(lab)?);
+    let (first, rows) = (boot(lab)?, lab.rows(UP)?);
     // The connection may end before the answer.
     let _ = lab.ask(&["shell", UP, "sudo", "systemctl", "reboot"])?;
     lab.until("the guest to be up again", GUEST, || Ok(boot(lab)? != first && is_up(lab)?))?;
@@ -39,7 +39,7 @@ pub fn guest(lab: &mut Lab) -> Result<()> {
 /// The guest is switched off from inside: it stays off, and starts when somebody says so.
 pub fn guest_off(lab: &mut Lab) -> Result<()> {
     lab.setup_tiny(UP, &[])?;
-    let rows = rows(lab)?;
+    let rows = lab.rows(UP)?;
     let _ = lab.ask(&["shell", UP, "sudo", "systemctl", "poweroff"])?;
     lab.until("the VM to be off", 90, || Ok(lab.field(UP, "vm")? == "inactive"))?;
     ensure(lab.vm_pid(UP)?.is_none(), || "a VMM is left".into())?;
@@ -77,16 +77,6 @@ fn is_up(lab: &Lab) -> Result<bool> {
 
 /// The file is sound and holds at least what was on the disk before.
 fn whole(lab: &Lab, before: u64) -> Result<()> {
-    let now = rows(lab)?;
+    let now = lab.rows(UP)?;
     ensure(now >= before, || format!("{before} rows were on the disk, and {now} are"))
-}
-
-/// How many rows there are, in a file that SQLite finds whole. The gateway may be up before its guest takes logins.
-fn rows(lab: &Lab) -> Result<u64> {
-    let ask = || lab.ok(&["shell", UP, "sudo", "lab-rows"]);
-    lab.until("a login in the guest", 120, || ask().map(|_| true))?;
-    let said = ask()?;
-    let lines: Vec<&str> = said.lines().collect();
-    ensure(lines.contains(&"ok"), || format!("SQLite says: {said}"))?;
-    lines.last().unwrap_or(&"").parse().context("count", "rows")
 }

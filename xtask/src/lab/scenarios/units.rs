@@ -13,11 +13,7 @@ const KEY: &str = "sk-of-the-lab-0123456789";
 
 /// With a limit that is not the default, from the configuration file.
 pub fn units(lab: &mut Lab) -> Result<()> {
-    lab.remote.must(&["mkdir", "-p", "/etc/fireclaw"])?;
-    lab.remote.put_bytes(b"cpu_quota = \"auto\"\n".to_vec(), "/etc/fireclaw/config.toml", "644")?;
-    let result = one(lab);
-    lab.remote.must(&["rm", "/etc/fireclaw/config.toml"])?;
-    result
+    lab.with_config("cpu_quota = \"auto\"\n", one)
 }
 
 /// One instance, looked at and changed while it runs.
