@@ -6,6 +6,8 @@ use std::{path::Path, sync::Arc};
 use fireclaw_core::{
     error::{Error, Kind, Result},
     id::InstanceId,
+    plan::Plan,
+    report::StepTime,
     spec::{Settings, SupervisorKind},
     state::InstanceRecord,
 };
@@ -121,6 +123,19 @@ impl App {
         let journal = self.settings.layout.instance(id)?.journal;
         let mut steps = Steps::of_existing(self, id);
         Engine { journal: &journal, interrupt: &self.interrupt, observer }.recover(&mut steps)
+    }
+
+    /// Carries a plan out and closes what its steps kept open, whatever came of it.
+    pub fn carry_out(
+        &self,
+        plan: &Plan,
+        steps: &mut Steps<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<Vec<StepTime>> {
+        let journal = self.settings.layout.instance(&plan.id)?.journal;
+        let result = Engine { journal: &journal, interrupt: &self.interrupt, observer }.run(plan, steps);
+        steps.close();
+        result
     }
 
     /// Refuses to go on without root.

@@ -20,6 +20,7 @@ use fireclaw_host::{
     fs, image as images,
     inspect::{self, Proc},
     nft::Rules,
+    proc::ProcessId,
     supervisor::Service,
     vmm,
 };
@@ -88,11 +89,11 @@ fn instance(
     record.vmm = rates::kind_of(app, &record);
     record.supervisor = app.supervised_by(&record);
     let paths = app.settings.layout.instance(&record.id).ok();
-    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let own = ProcessId::own().map(|process| process.pid);
     let secrets = audit::secrets_of(&record);
     let told = lines
         .iter()
-        .filter(|(pid, _)| *pid != own)
+        .filter(|(pid, _)| Some(*pid) != own)
         .flat_map(|(pid, line)| audit::secrets_in(line, &secrets).into_iter().map(|secret| (*pid, secret)))
         .collect();
     let processes = processes(app, proc, lines, &record);

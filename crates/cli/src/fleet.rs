@@ -34,7 +34,10 @@ pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
         .enumerate()
         // A question to a sleeping instance would wake it.
         .filter(|(_, row)| row.proxy == UnitState::Active && row.vm != UnitState::Hibernated)
-        .filter_map(|(index, row)| Some((index, asked_at(&found[index], row)?)))
+        .filter_map(|(index, _)| match &found[index] {
+            Found::Instance(record) => Some((index, asked_at(record))),
+            Found::Damaged { .. } => None,
+        })
         .collect();
     let addresses: Vec<SocketAddr> = asked.iter().map(|(_, address)| *address).collect();
     let health = app.host.gateway.health(&addresses, deadlines::glance())?;
@@ -46,13 +49,12 @@ pub fn rows(app: &App) -> Result<Vec<InstanceRow>> {
 
 /// Where a gateway is asked how it is: through its proxy, but for one that sleeps when nobody connects, for whose proxy a
 /// question would be somebody.
-fn asked_at(found: &Found, row: &InstanceRow) -> Option<SocketAddr> {
-    match found {
-        Found::Instance(record) if record.idle.is_watched() => {
-            Some(SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT)))
-        }
-        _ => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, row.host_port?))),
-    }
+fn asked_at(record: &InstanceRecord) -> SocketAddr {
+    if record.idle.is_watched() { inside(record) } else { (Ipv4Addr::LOCALHOST, record.host_port).into() }
+}
+
+fn inside(record: &InstanceRecord) -> SocketAddr {
+    (record.vm_ip, fireclaw_core::guest::GATEWAY_PORT).into()
 }
 
 /// The gateway's own state is told by its answers: asking the guest's systemd would cost a login.
@@ -185,11 +187,8 @@ pub fn status(app: &App, record: &InstanceRecord) -> Result<StatusReport> {
     let [vm, proxy] = Service::ALL.map(|service| service_status(app, record, service));
     let states = States::from([(record.id.clone(), [vm.state, proxy.state])]);
     let mut row = row(app, &Found::Instance(Box::new(record.clone())), &states);
-    let watched = record.idle.is_watched();
-    let outside = SocketAddr::from((Ipv4Addr::LOCALHOST, record.host_port));
-    let inside = SocketAddr::from((record.vm_ip, fireclaw_core::guest::GATEWAY_PORT));
     let health = if vm.state == State::Active {
-        app.host.gateway.health(&[if watched { inside } else { outside }, inside], deadlines::look())?
+        app.host.gateway.health(&[asked_at(record), inside(record)], deadlines::look())?
     } else {
         vec![Health::Down; 2]
     };

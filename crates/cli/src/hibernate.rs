@@ -17,12 +17,14 @@ use fireclaw_core::{
     layout::InstancePaths,
     report::StatusCheck,
     snapshot::{Manifest, Misfit},
-    spec::VmmKind,
+    spec::{SupervisorKind, VmmKind},
     state::InstanceRecord,
 };
 use fireclaw_host::{
     disk::space::allocated_bytes,
-    fs, snapshot,
+    fs,
+    requests::Inbox,
+    snapshot,
     vmm::{self, SnapshotFiles, Start, VmSpec, Vmm, socket},
 };
 
@@ -44,6 +46,15 @@ pub fn bytes(app: &App, id: &InstanceId) -> Option<u64> {
 /// The VMM that an instance was set up for, whether or not it can run here.
 pub fn vmm_of(app: &App, record: &InstanceRecord) -> Result<Box<dyn Vmm>> {
     vmm::of(rates::kind_of(app, record), Arc::clone(&app.host.exec))
+}
+
+/// Where an instance's proxy puts its requests.
+pub fn inbox(app: &App, record: &InstanceRecord) -> Result<Inbox> {
+    let paths = app.settings.layout.instance(&record.id)?;
+    Ok(Inbox::new(match app.supervised_by(record) {
+        SupervisorKind::Systemd => paths.requests_dir_of_unit,
+        SupervisorKind::Embedded => paths.requests_dir,
+    }))
 }
 
 fn files(paths: &InstancePaths) -> SnapshotFiles {

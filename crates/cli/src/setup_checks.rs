@@ -249,6 +249,16 @@ pub fn warn_of_missing_key(app: &App, record: &InstanceRecord) {
     }
 }
 
+/// Fails when a disk of an instance is gone.
+pub fn disk_is_there(id: &InstanceId, disk: &Path) -> Result<()> {
+    if disk.exists() {
+        return Ok(());
+    }
+    Err(Error::new("find", disk.display().to_string())
+        .because("a disk of the instance is missing")
+        .hint(format!("`fireclaw destroy {id} --force` removes what is left")))
+}
+
 /// Refuses to replace an instance. `what` is where the user named it.
 pub fn must_be_new(app: &App, id: &InstanceId, what: &str) -> Result<()> {
     if !app.store().exists(id)? {

@@ -167,6 +167,11 @@ impl Inbox {
         self.remove(&[request::WAKE])
     }
 
+    /// Whatever is asked cannot be dealt with: a proxy whose clients wait hears why, and stays awake.
+    pub fn give_up(&self, why: &str) -> Result<()> {
+        self.woke(Some(why)).and(self.slept(false))
+    }
+
     fn has(&self, name: &str) -> bool {
         self.dir.join(name).symlink_metadata().is_ok()
     }

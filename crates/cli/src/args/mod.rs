@@ -192,7 +192,7 @@ pub enum Command {
         #[arg(long)]
         vmm_pid: Option<i32>,
         /// Do it in the background
-        #[arg(long)]
+        #[arg(long, requires = "vmm_pid")]
         detach: bool,
     },
     /// Wake an instance, or put it to sleep, as its proxy asks (what a supervisor runs)

@@ -10,19 +10,18 @@ use fireclaw_core::{
     error::{Error, Kind, Result},
     id::InstanceId,
     plan::Plan,
-    spec::SupervisorKind,
     state::InstanceRecord,
 };
 use fireclaw_host::{
     exec::Stdin,
-    fs, lock,
+    lock,
     proc::ProcessId,
     requests::{Inbox, Want},
-    ssh::LoginState,
+    ssh::{LoginState, control},
     supervisor::{Service, State},
 };
 
-use crate::{app::App, engine::Engine, fleet, hibernate, steps::Steps};
+use crate::{app::App, fleet, hibernate, steps::Steps};
 
 /// A client waits as long as whoever holds the instance works on it.
 const HELD: Duration = Duration::from_mins(15);
@@ -34,7 +33,7 @@ pub fn run(app: &App, id: &str) -> Result<()> {
     app.need_root()?;
     let id: InstanceId = id.parse()?;
     let record = app.store().load(&id)?;
-    let inbox = inbox(app, &record)?;
+    let inbox = hibernate::inbox(app, &record)?;
     while let Some(want) = inbox.wanted() {
         match want {
             Want::Wake => {
@@ -54,15 +53,6 @@ pub fn run(app: &App, id: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Where an instance's proxy puts its requests.
-pub fn inbox(app: &App, record: &InstanceRecord) -> Result<Inbox> {
-    let paths = app.settings.layout.instance(&record.id)?;
-    Ok(Inbox::new(match app.host.supervisors.kind_for(record.supervisor) {
-        SupervisorKind::Systemd => paths.requests_dir_of_unit,
-        SupervisorKind::Embedded => paths.requests_dir,
-    }))
 }
 
 /// Sees to it that the VM runs, tells the proxy, and only then looks after the guest: the client waits for the first.
@@ -89,8 +79,7 @@ fn wake(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<()> {
             .hint(format!("`fireclaw start {id}`")));
     }
     let mut steps = Steps::of_existing(app, id);
-    Engine { journal: &paths.journal, interrupt: &app.interrupt, observer: &mut progress }
-        .run(&Plan::wake(id), &mut steps)?;
+    app.carry_out(&Plan::wake(id), &mut steps, &mut progress)?;
     inbox.woke(None)?;
     // What is left changes nothing of the instance, and takes seconds that its owner's next command should not wait for.
     drop(held);
@@ -129,12 +118,7 @@ fn doze(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<bool> {
     if !inbox.take_up()? {
         return Ok(false);
     }
-    let mut steps = Steps::of_existing(app, id);
-    let journal = app.settings.layout.instance(id)?.journal;
-    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
-        .run(&Plan::doze(id), &mut steps);
-    steps.close();
-    result.map(|_| true)
+    app.carry_out(&Plan::doze(id), &mut Steps::of_existing(app, id), &mut progress).map(|_| true)
 }
 
 /// What keeps an instance awake that no client is connected to.
@@ -155,14 +139,8 @@ fn work_of(app: &App, record: &InstanceRecord) -> Result<Option<String>> {
 
 /// A `shell` or `logs` of somebody: its connection's socket is named after the process.
 fn someone_inside(app: &App, id: &InstanceId) -> Result<Option<i32>> {
-    let control = app.settings.layout.instance(id)?.ssh_control;
-    let (Some(folder), Some(name)) = (control.parent(), control.file_name().and_then(|name| name.to_str()))
-    else {
-        return Ok(None);
-    };
-    let pids = fs::names(folder)?
-        .into_iter()
-        .filter_map(|entry| entry.strip_prefix(name)?.strip_prefix('.')?.parse::<i32>().ok());
-    let own = i32::try_from(std::process::id()).unwrap_or_default();
-    Ok(pids.filter(|pid| *pid != own && ProcessId::of(*pid).is_some()).min())
+    let own = ProcessId::own().map(|process| process.pid);
+    let sockets = control::all(&app.settings.layout.instance(id)?.ssh_control)?;
+    let others = sockets.into_iter().filter(|socket| socket.is_ready && Some(socket.owner) != own);
+    Ok(others.map(|socket| socket.owner).filter(|pid| ProcessId::of(*pid).is_some()).min())
 }

@@ -6,7 +6,7 @@ use fireclaw_core::{
     alloc::Allocation,
     broker::Provider,
     error::{Error, Result},
-    guest::renewal::has_channels,
+    guest::renewal::{has_channels, provision_first},
     id::InstanceId,
     plan::{Action, Direction, Plan, Step},
     spec::{DiskKind, KeyMode, value, vmm_choice::choose},
@@ -19,7 +19,7 @@ use fireclaw_host::{
 
 use super::{
     lifecycle,
-    setup::{ALLOCATION, free_addresses},
+    setup::{ALLOCATION, free_addresses, made},
     show_plan,
 };
 use crate::{
@@ -27,7 +27,6 @@ use crate::{
     args::CloneArgs,
     clock, containment,
     doctor::{self, Need},
-    engine::Engine,
     fleet,
     setup_checks::{self as checks, MayInstall},
     steps::{Origin, Steps},
@@ -68,11 +67,7 @@ pub fn run(app: &App, args: &CloneArgs) -> Result<()> {
     let record = renewed(app, &request, &source, allocation)?;
     let origin = Origin::new(source.clone(), held_source, request.without_channels);
     let mut steps = Steps::of_clone(app, record, origin, allocation_lock);
-    let journal = app.settings.layout.instance(&request.to)?.journal;
-    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
-        .run(&Plan::clone_to(&request.to), &mut steps);
-    steps.close();
-    let times = result?;
+    let times = app.carry_out(&Plan::clone_to(&request.to), &mut steps, &mut progress)?;
     tell(app, &source, steps.lost_channels());
     let record = app.store().load(&request.to)?;
     lifecycle::finish(app, &record, args.output, times)
@@ -100,9 +95,8 @@ impl Request {
         must_be_at_rest(app, source)?;
         if !source.provisioned || source.format != Format::PlainV2 {
             let id = &source.id;
-            return Err(Error::refused("instance", id, "was never provisioned by this fireclaw").hint(
-                format!("`fireclaw start {id}`, `fireclaw provision {id}`, `fireclaw stop {id}`, then again"),
-            ));
+            return Err(Error::refused("instance", id, "was never provisioned by this fireclaw")
+                .hint(provision_first(id)));
         }
         if source.telegram_token.is_some() && !self.without_channels {
             return Err(has_channels(&source.id, &["telegram"]));
@@ -128,13 +122,7 @@ fn must_be_at_rest(app: &App, source: &InstanceRecord) -> Result<()> {
                 .hint(format!("`fireclaw stop {id}` or `fireclaw hibernate {id}` first")));
         }
     }
-    let disk = app.settings.layout.instance(id)?.written_disk(source.disks).clone();
-    if disk.exists() {
-        return Ok(());
-    }
-    Err(Error::new("find", disk.display().to_string())
-        .because("a disk of the instance is missing")
-        .hint(format!("`fireclaw destroy {id} --force` removes what is left")))
+    checks::disk_is_there(id, app.settings.layout.instance(id)?.written_disk(source.disks))
 }
 
 /// The record of the clone: what it may do and how large it is come from its source; who it is does not.
@@ -195,14 +183,6 @@ fn dry_run(app: &App, args: &CloneArgs, request: &Request) -> Result<()> {
     let base = if source.disks == DiskKind::Shared { "; the base is shared" } else { "" };
     show_plan(app.ui, args.output, &Plan::clone_to(&request.to), |action: &Action| {
         match (action.step, action.direction) {
-            (Step::SaveRecord, Direction::Apply) => format!(
-                "{} ({}, port {}, tap {})",
-                paths.env.display(),
-                allocation.vm_ip,
-                allocation.host_port,
-                allocation.vm_tap
-            ),
-            (Step::MakeFolders, Direction::Apply) => paths.dir.display().to_string(),
             (Step::CopyDisk, Direction::Apply) => format!(
                 "{} to {}{base}",
                 of.written_disk(source.disks).display(),
@@ -211,11 +191,7 @@ fn dry_run(app: &App, args: &CloneArgs, request: &Request) -> Result<()> {
             (Step::RenewIdentity, Direction::Apply) => {
                 "machine-id, SSH host key, gateway token, names with the ID".to_owned()
             }
-            (Step::WriteSeed, Direction::Apply) => paths.seed.display().to_string(),
-            (Step::StartProxy, Direction::Apply) => {
-                format!("127.0.0.1:{} to {}:18789", allocation.host_port, allocation.vm_ip)
-            }
-            _ => String::new(),
+            _ => made(*action, &paths, &allocation),
         }
     })
 }

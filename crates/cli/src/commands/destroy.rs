@@ -7,7 +7,7 @@ use fireclaw_core::{
 };
 
 use super::show_plan;
-use crate::{app::App, args::DestroyArgs, engine::Engine, steps::Steps, store::no_such};
+use crate::{app::App, args::DestroyArgs, steps::Steps, store::no_such};
 
 /// Removes everything of an instance.
 pub fn run(app: &App, args: &DestroyArgs) -> Result<()> {
@@ -28,10 +28,7 @@ pub fn run(app: &App, args: &DestroyArgs) -> Result<()> {
     let mut progress = app.ui.progress();
     let _lock = app.hold(&id)?;
     if !app.recover(&id, &mut progress)?.is_gone() {
-        let journal = app.settings.layout.instance(&id)?.journal;
-        let mut steps = Steps::of_existing(app, &id);
-        Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
-            .run(&plan, &mut steps)?;
+        app.carry_out(&plan, &mut Steps::of_existing(app, &id), &mut progress)?;
     }
     if args.target.output.json {
         return app.ui.json(&serde_json::json!({ "id": id.as_str(), "destroyed": true }));

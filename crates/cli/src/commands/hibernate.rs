@@ -3,7 +3,7 @@
 use fireclaw_core::{error::Result, id::InstanceId, plan::Plan};
 
 use super::{lifecycle::finish, show_plan};
-use crate::{app::App, args::Target, engine::Engine, hibernate, steps::Steps};
+use crate::{app::App, args::Target, hibernate, steps::Steps};
 
 /// Writes an instance's memory to the disk and ends its VM. `start` goes on where it was.
 pub fn run(app: &App, args: &Target) -> Result<()> {
@@ -23,9 +23,6 @@ pub fn run(app: &App, args: &Target) -> Result<()> {
         return finish(app, &record, args.output, Vec::new());
     }
     let mut steps = Steps::of_existing(app, &id);
-    let journal = app.settings.layout.instance(&id)?.journal;
-    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
-        .run(&plan, &mut steps);
-    steps.close();
-    finish(app, &record, args.output, result?)
+    let times = app.carry_out(&plan, &mut steps, &mut progress)?;
+    finish(app, &record, args.output, times)
 }

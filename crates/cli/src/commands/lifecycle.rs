@@ -8,7 +8,6 @@ use super::{show_plan, status};
 use crate::{
     app::App,
     args::{Output, StopArgs, Target},
-    engine::Engine,
     fleet,
     steps::Steps,
 };
@@ -48,11 +47,7 @@ fn carry_out<'a>(
     let mut progress = app.ui.progress();
     let _lock = app.hold_existing(&id, &mut progress)?;
     let mut steps = prepare(Steps::of_existing(app, &id));
-    let journal = app.settings.layout.instance(&id)?.journal;
-    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
-        .run(&plan, &mut steps);
-    steps.close();
-    let times = result?;
+    let times = app.carry_out(&plan, &mut steps, &mut progress)?;
     finish(app, &record, args.output, times)
 }
 

@@ -10,8 +10,7 @@ use fireclaw_host::supervisor::{Service, State};
 
 use super::{lifecycle::finish, show_plan};
 use crate::{
-    app::App, args::ProvisionArgs, containment, engine::Engine, fleet, hibernate, secrets, setup_checks,
-    steps::Steps,
+    app::App, args::ProvisionArgs, containment, fleet, hibernate, secrets, setup_checks, steps::Steps,
 };
 
 /// Changes settings and provisions the guest again. A refused change has changed nothing.
@@ -43,11 +42,7 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
             .hint(format!("`fireclaw start {id}`, then provision again")));
     }
     let mut steps = Steps::of_existing(app, &id).changing_to(changed);
-    let journal = app.settings.layout.instance(&id)?.journal;
-    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
-        .run(&plan, &mut steps);
-    steps.close();
-    let times = result?;
+    let times = app.carry_out(&plan, &mut steps, &mut progress)?;
     let changed = steps.guest_changes();
     app.ui.note(&if changed.is_empty() {
         "the guest was as it should be already".to_owned()

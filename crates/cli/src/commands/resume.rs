@@ -29,8 +29,8 @@ const LOADS: Duration = Duration::from_mins(1);
 /// is gone, and its VMM is ended: the supervisor then starts the VM again, and it boots.
 pub fn run(app: &App, id: &str, vmm_pid: Option<i32>, detach: bool) -> Result<()> {
     let record = app.store().load(&id.parse()?)?;
-    if detach {
-        return leave_behind(app, &record.id, vmm_pid);
+    if let (true, Some(pid)) = (detach, vmm_pid) {
+        return leave_behind(app, &record.id, pid);
     }
     let api_sock = api_sock(app, &record)?;
     let vmm = hibernate::vmm_of(app, &record)?;
@@ -86,8 +86,8 @@ pub(super) fn spawn(app: &App, id: &InstanceId) -> Result<()> {
     app.host.exec.check(own(app, &words)?).map(drop)
 }
 
-fn leave_behind(app: &App, id: &InstanceId, vmm_pid: Option<i32>) -> Result<()> {
-    let pid = vmm_pid.unwrap_or_default().to_string();
+fn leave_behind(app: &App, id: &InstanceId, vmm_pid: i32) -> Result<()> {
+    let pid = vmm_pid.to_string();
     let out = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned();
     let log = out.map_err(|error| Error::new("share", "standard error").source(error))?.into();
     handover::detach(&own(app, &["resume", id.as_str(), "--vmm-pid", &pid])?, &log).map(drop)

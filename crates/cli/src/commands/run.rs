@@ -28,11 +28,7 @@ pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     let start = if forking { Start::Forking } else { Start::Becoming };
     let mut spec = vm_spec(app, &record, kvm, start)?;
     for file in spec.base.iter().chain([&spec.disk]) {
-        if !file.exists() {
-            return Err(Error::new("find", file.display().to_string())
-                .because("a disk of the instance is missing")
-                .hint(format!("`fireclaw destroy {id} --force` removes what is left")));
-        }
+        setup_checks::disk_is_there(&record.id, file)?;
     }
     if socket::is_listening(&spec.api_sock) {
         return Err(Error::new("start", format!("the VM of `{id}`"))

@@ -5,7 +5,9 @@ use std::time::Duration;
 use fireclaw_core::{
     alloc::{Allocation, allocate},
     error::{Error, Kind, Result},
+    guest::GATEWAY_PORT,
     id::InstanceId,
+    layout::InstancePaths,
     plan::{Action, Direction, Plan, Step},
     report::{SetupReport, StepTime},
     spec::{
@@ -22,7 +24,6 @@ use crate::{
     args::SetupArgs,
     clock, containment,
     doctor::{self, Need},
-    engine::Engine,
     fleet, secrets,
     setup_checks::{self as checks, Boot},
     steps::Steps,
@@ -55,11 +56,7 @@ pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
     if !choice.kvm {
         app.ui.note(&format!("the VM is emulated and slow: {}", choice.reason));
     }
-    let journal = app.settings.layout.instance(&spec.id)?.journal;
-    let result = Engine { journal: &journal, interrupt: &app.interrupt, observer: &mut progress }
-        .run(&plan, &mut steps);
-    steps.close();
-    times.extend(result?);
+    times.extend(app.carry_out(&plan, &mut steps, &mut progress)?);
     report(app, args, &record, times)
 }
 
@@ -219,21 +216,10 @@ fn dry_run(app: &App, args: &SetupArgs, spec: &InstanceSpec) -> Result<()> {
     let NetworkSpec { bridge, subnet, .. } = &app.settings.network;
     show_plan(app.ui, args.output, &Plan::setup(&spec.id), |action: &Action| {
         match (action.step, action.direction) {
-            (Step::SaveRecord, Direction::Apply) => {
-                format!(
-                    "{} ({}, port {}, tap {})",
-                    paths.env.display(),
-                    allocation.vm_ip,
-                    allocation.host_port,
-                    allocation.vm_tap
-                )
-            }
-            (Step::MakeFolders, Direction::Apply) => paths.dir.display().to_string(),
             (Step::CreateDisk, Direction::Apply) => {
                 let disks = checks::disks(app, spec);
                 format!("{} of {}", paths.written_disk(disks).display(), spec.disk_size)
             }
-            (Step::WriteSeed, Direction::Apply) => paths.seed.display().to_string(),
             (Step::JoinNetwork, Direction::Apply) => format!("bridge {bridge}, {subnet}"),
             (Step::StartVm, Direction::Apply) => format!(
                 "{} with {} vCPU and {} MiB, {}",
@@ -242,12 +228,25 @@ fn dry_run(app: &App, args: &SetupArgs, spec: &InstanceSpec) -> Result<()> {
                 spec.mem_mib,
                 if choice.kvm { "on KVM" } else { "emulated" }
             ),
-            (Step::StartProxy, Direction::Apply) => {
-                format!("127.0.0.1:{} to {}:18789", allocation.host_port, allocation.vm_ip)
-            }
-            _ => String::new(),
+            _ => made(*action, &paths, &allocation),
         }
     })
+}
+
+/// What a step makes for any new instance, in the words of a dry run; empty for what says enough by its name.
+pub(super) fn made(action: Action, paths: &InstancePaths, allocation: &Allocation) -> String {
+    let Allocation { host_port, vm_ip, vm_tap, .. } = allocation;
+    match (action.step, action.direction) {
+        (Step::SaveRecord, Direction::Apply) => {
+            format!("{} ({vm_ip}, port {host_port}, tap {vm_tap})", paths.env.display())
+        }
+        (Step::MakeFolders, Direction::Apply) => paths.dir.display().to_string(),
+        (Step::WriteSeed, Direction::Apply) => paths.seed.display().to_string(),
+        (Step::StartProxy, Direction::Apply) => {
+            format!("127.0.0.1:{host_port} to {vm_ip}:{GATEWAY_PORT}")
+        }
+        _ => String::new(),
+    }
 }
 
 /// The address of the UI, how to get the token, and where the time went.

@@ -17,7 +17,7 @@ use fireclaw_core::{
 };
 use fireclaw_host::{
     exec::{Output, Stdin, Stream},
-    ssh::{Guest, LoginState, wait_for_login},
+    ssh::{Guest, LoginState, control, wait_for_login},
     supervisor::Service,
     wait::{Probed, Requirement, until},
 };
@@ -261,8 +261,7 @@ pub fn guest_of(app: &crate::app::App, record: &InstanceRecord) -> Result<Guest>
         user: fireclaw_core::guest::USER.to_owned(),
         key: key.clone(),
         known_hosts: paths.known_hosts,
-        // This invocation's alone: closing it must not end another's session.
-        control: paths.ssh_control.with_extension(std::process::id().to_string()),
+        control: control::own(&paths.ssh_control),
     })
 }
 

@@ -13,7 +13,7 @@ use fireclaw_host::{
 };
 
 use super::Steps;
-use crate::{commands::attend::inbox, engine::Observer};
+use crate::{engine::Observer, hibernate::inbox};
 
 impl Steps<'_> {
     pub(super) fn install_services(&self) -> Result<()> {

@@ -222,13 +222,16 @@ impl Renewal {
     }
 
     fn not_ours(&self, why: &str) -> Error {
-        let from = &self.from;
-        Error::new("copy", format!("the guest of `{from}`")).kind(Kind::Refused).because(why.to_owned()).hint(
-            format!(
-                "`fireclaw start {from}`, `fireclaw provision {from}`, `fireclaw stop {from}`, then again"
-            ),
-        )
+        Error::new("copy", format!("the guest of `{}`", self.from))
+            .kind(Kind::Refused)
+            .because(why.to_owned())
+            .hint(provision_first(&self.from))
     }
+}
+
+/// The hint for an instance that this fireclaw does not know from inside.
+pub fn provision_first(from: &InstanceId) -> String {
+    format!("`fireclaw start {from}`, `fireclaw provision {from}`, `fireclaw stop {from}`, then again")
 }
 
 /// The refusal of an instance that has channels.

@@ -183,7 +183,8 @@ fn drive(id: &'static str, file: &str, read_only: bool) -> Drive {
     }
 }
 
-fn inside(file: &str) -> String {
+/// A file of the jail as Firecracker names it.
+pub fn inside(file: &str) -> String {
     format!("/{file}")
 }
 

@@ -60,8 +60,7 @@ impl Attendant {
             Ok((held, child)) => self.running = Some((child, held)),
             // A proxy whose clients wait would do so for ever.
             Err(error) => {
-                let _ = self.inbox.woke(Some(&error.one_line()));
-                let _ = self.inbox.slept(false);
+                let _ = self.inbox.give_up(&error.one_line());
             }
         }
     }
@@ -72,8 +71,7 @@ impl Attendant {
         let well = child.wait().is_ok_and(|status| status.success());
         if !well {
             let why = format!("`fireclaw attend` failed, see {}", setup.files.own_log.display());
-            let _ = self.inbox.woke(Some(&why));
-            let _ = self.inbox.slept(false);
+            let _ = self.inbox.give_up(&why);
         }
     }
 }

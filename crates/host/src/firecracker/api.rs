@@ -145,10 +145,10 @@ impl Api {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{
         io::{BufRead, BufReader, Read, Write},
-        os::unix::net::UnixListener,
+        os::unix::net::{UnixListener, UnixStream},
         thread,
     };
 
@@ -161,29 +161,35 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let thread = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let (mut first, mut length) = (String::new(), 0);
-            reader.read_line(&mut first).unwrap();
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse().unwrap();
-                }
-                if line == "\r\n" {
-                    break;
-                }
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
+            let (first, body) = received(&mut stream);
             let length = answer.len();
             let head =
                 format!("HTTP/1.1 {status}\r\nServer: Firecracker API\r\nContent-Length: {length}\r\n\r\n");
             stream.write_all((head + answer).as_bytes()).unwrap();
-            format!("{} {}", first.trim_end(), String::from_utf8(body).unwrap()).trim_end().to_owned()
+            format!("{first} {body}").trim_end().to_owned()
         });
         let result = ask(&Api::new(&path, Duration::from_secs(10)));
         (thread.join().unwrap(), result)
+    }
+
+    /// The first line of a request, and its body.
+    pub(in crate::firecracker) fn received(stream: &mut UnixStream) -> (String, String) {
+        let mut reader = BufReader::new(stream);
+        let (mut first, mut length) = (String::new(), 0);
+        reader.read_line(&mut first).unwrap();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        (first.trim_end().to_owned(), String::from_utf8(body).unwrap())
     }
 
     /// A server that answers so many requests with 204 and gives what it saw.
@@ -195,16 +201,9 @@ mod tests {
             (0..times)
                 .map(|_| {
                     let (mut stream, _) = listener.accept().unwrap();
-                    let mut request = Vec::new();
-                    let mut buffer = [0; 4096];
-                    while !request.ends_with(b"}") {
-                        let length = stream.read(&mut buffer).unwrap();
-                        request.extend_from_slice(&buffer[..length]);
-                    }
+                    let (first, body) = received(&mut stream);
                     stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
-                    let text = String::from_utf8(request).unwrap();
-                    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-                    format!("{} {body}", head.lines().next().unwrap())
+                    format!("{first} {body}")
                 })
                 .collect()
         });

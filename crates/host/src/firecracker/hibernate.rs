@@ -10,7 +10,7 @@ use std::{
 
 use fireclaw_core::{
     error::{Context, Error, Result},
-    render::firecracker::jail_file,
+    render::firecracker::{inside, jail_file},
 };
 
 use super::api::{Api, Snapshot};
@@ -19,8 +19,6 @@ use crate::{
     vmm::{SnapshotFiles, VmSpec},
 };
 
-/// In the jail, as Firecracker names them.
-const INSIDE: Snapshot<'_> = Snapshot { state: "/snapshot.state", memory: "/snapshot.memory" };
 /// The least that a disk writes in a second, for the time that a snapshot may take.
 const SLOWEST: u64 = 16 << 20;
 
@@ -40,7 +38,7 @@ pub(super) fn save(spec: &VmSpec, to: &SnapshotFiles) -> Result<()> {
     let saved = files.iter().try_for_each(|(inside, _)| make(inside, spec.uid, spec.gid)).and_then(|()| {
         let bytes = u64::from(spec.mem_mib) << 20;
         let deadline = Duration::from_secs(60 + bytes / SLOWEST);
-        Api::new(&spec.api_sock, deadline).create_snapshot(&INSIDE)?;
+        with_names(|snapshot| Api::new(&spec.api_sock, deadline).create_snapshot(snapshot))?;
         files.iter().try_for_each(|(inside, outside)| take(inside, outside))
     });
     if saved.is_err() {
@@ -51,6 +49,11 @@ pub(super) fn save(spec: &VmSpec, to: &SnapshotFiles) -> Result<()> {
         }
     }
     saved
+}
+
+/// The files in the jail, as Firecracker names them.
+fn with_names(call: impl FnOnce(&Snapshot<'_>) -> Result<()>) -> Result<()> {
+    call(&Snapshot { state: &inside(jail_file::STATE), memory: &inside(jail_file::MEMORY) })
 }
 
 /// An empty file for the VM's user alone. Firecracker fills it, and its mode never depends on a umask.
@@ -85,7 +88,7 @@ pub(super) fn waits(api_sock: &Path) -> bool {
 /// Loads the snapshot that lies in the jail, and removes it: Firecracker has mapped the memory.
 pub(super) fn load(api_sock: &Path, deadline: Duration) -> Result<()> {
     let root = jail_of(api_sock)?;
-    let loaded = Api::new(api_sock, deadline).load_snapshot(&INSIDE, true);
+    let loaded = with_names(|snapshot| Api::new(api_sock, deadline).load_snapshot(snapshot, true));
     for name in [jail_file::MEMORY, jail_file::STATE] {
         fs::remove_file(&root.join(name))?;
     }

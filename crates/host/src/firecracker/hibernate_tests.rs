@@ -1,7 +1,7 @@
 //! Saving and loading against a stand-in of the API that does with the files what Firecracker does, or fails as it does.
 
 use std::{
-    io::{Read, Write},
+    io::Write,
     os::unix::{
         fs::{MetadataExt, symlink},
         net::UnixListener,
@@ -14,7 +14,10 @@ use std::{
 
 use fireclaw_core::render::firecracker::jail_file;
 
-use super::hibernate::{load, save, waits};
+use super::{
+    api::tests::received,
+    hibernate::{load, save, waits},
+};
 use crate::vmm::{SnapshotFiles, VmSpec};
 
 /// A jail whose Firecracker answers each request by a closure over its path and body.
@@ -40,18 +43,11 @@ fn jailed(requests: usize, mut answer: impl FnMut(&str, &Path) -> u16 + Send + '
     thread::spawn(move || {
         for _ in 0..requests {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = Vec::new();
-            let mut buffer = [0; 4096];
-            while !request.ends_with(b"}") {
-                let length = stream.read(&mut buffer).unwrap();
-                request.extend_from_slice(&buffer[..length]);
-            }
-            let text = String::from_utf8(request).unwrap();
-            let line = text.lines().next().unwrap().to_owned();
+            let (line, sent) = received(&mut stream);
             let status = answer(&line, &root);
             let body = if status < 300 { "" } else { r#"{"fault_message":"No space left on device"}"# };
             let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-            log.lock().unwrap().push(format!("{line} {}", text.split_once("\r\n\r\n").unwrap().1));
+            log.lock().unwrap().push(format!("{line} {sent}"));
             stream.write_all(head.as_bytes()).unwrap();
         }
     });

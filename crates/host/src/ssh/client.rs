@@ -12,7 +12,7 @@ use std::{
 
 use fireclaw_core::error::{Context, Error, Kind, Result};
 
-use super::{Guest, GuestShell, LoginState, banner, check_words, refusal};
+use super::{Guest, GuestShell, LoginState, banner, check_words, control, refusal};
 use crate::{
     exec::{Cmd, Exec, Output, Stdin, Stream, SystemExec, handover},
     fs,
@@ -277,28 +277,16 @@ impl GuestShell for SystemShell {
 }
 
 impl SystemShell {
-    /// Ends what invocations that were killed left of the same guest: their control sockets lie beside ours, and the
-    /// extension of each is the process that it was for.
+    /// Ends what invocations that were killed left of the same guest.
     fn close_for_the_dead(&self, guest: &Guest) -> Result<()> {
-        let (Some(folder), Some(stem)) = (guest.control.parent(), guest.control.file_stem()) else {
-            return Ok(());
-        };
-        for name in fs::names(folder)? {
-            let Some(rest) = name.strip_prefix(&*stem.to_string_lossy()).and_then(|it| it.strip_prefix('.'))
-            else {
-                continue;
-            };
-            // A listener that was not ready yet has a random part after the process.
-            let (owner, unfinished) = rest.split_once('.').map_or((rest, false), |(owner, _)| (owner, true));
-            let Ok(owner) = owner.parse::<u32>() else { continue };
-            if Path::new(&format!("/proc/{owner}")).exists() {
+        for socket in control::all(&guest.control)? {
+            if ProcessId::of(socket.owner).is_some() {
                 continue;
             }
-            let control = folder.join(&name);
-            if unfinished {
-                fs::remove_file(&control)?;
+            if socket.is_ready {
+                self.close(&Guest { control: socket.path, ..guest.clone() })?;
             } else {
-                self.close(&Guest { control, ..guest.clone() })?;
+                fs::remove_file(&socket.path)?;
             }
         }
         Ok(())

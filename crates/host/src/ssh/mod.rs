@@ -9,6 +9,7 @@
 
 mod banner;
 mod client;
+pub mod control;
 mod refusal;
 mod wait;
 
