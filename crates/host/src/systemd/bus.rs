@@ -179,11 +179,10 @@ impl Bus {
         self.ask(PATH, MANAGER, "Reload", &()).await.map(drop)
     }
 
-    /// Has a unit started at boot. True when it was not before.
-    pub(super) async fn enable(&self, unit: &str) -> Result<bool, Trouble> {
-        let (_, changes): (bool, Vec<Change>) =
-            self.call("EnableUnitFiles", &([unit].as_slice(), false, true)).await?;
-        Ok(!changes.is_empty())
+    /// Has a unit started at boot.
+    pub(super) async fn enable(&self, unit: &str) -> Result<(), Trouble> {
+        let _: (bool, Vec<Change>) = self.call("EnableUnitFiles", &([unit].as_slice(), false, true)).await?;
+        Ok(())
     }
 
     /// Has a unit not started at boot. True when it was before.

@@ -32,7 +32,9 @@ impl SystemdSupervisor {
     pub(super) fn start_unit(&self, unit: &str, id: &InstanceId) -> Result<()> {
         let ended = self.talk(async {
             let bus = self.connect(self.patience).await?;
-            let changed = bus.enable(unit).await?;
+            // The link counts at the next boot, when systemd reads all units anyway: to have it read them now would take
+            // seconds on a host with many, for nothing.
+            bus.enable(unit).await?;
             bus.reset_failed(unit).await?;
             let mut job = bus.begin(JobKind::Start, unit).await?;
             let result = self.wait(&mut job, unit, JobKind::Start, STARTING, &self.interrupt).await?;
@@ -40,11 +42,6 @@ impl SystemdSupervisor {
                 "done" => None,
                 _ => Some(Self::facts(&self.connect(self.patience).await?, unit).await?),
             };
-            // After the process is up: reading all units again takes a while, and only tells systemd before the next
-            // boot what the link on the disk says already.
-            if changed && facts.is_none() {
-                let _ = bus.reload().await;
-            }
             Ok(facts.map(|facts| (result, facts)))
         });
         match ended.map_err(|trouble| explain(trouble, "start", unit))? {

@@ -73,7 +73,7 @@ fn identity(lab: &Lab, id: &str) -> Result<Vec<String>> {
 
 /// The clone's own journal begins with its machine id, and knows one gateway only.
 fn never_ran_the_old_gateway(lab: &Lab) -> Result<()> {
-    let units = guest(lab, CLONE, "sudo journalctl --no-pager --quiet --field _SYSTEMD_UNIT")?;
+    let units = guest(lab, CLONE, "sudo journalctl --no-pager --quiet --field UNIT")?;
     ensure(units.contains(&format!("openclaw-{CLONE}.service")), || units.clone())?;
     ensure(!units.contains(&format!("openclaw-{SOURCE}.service")), || units.clone())
 }

@@ -59,13 +59,14 @@ pub fn embedded(lab: &mut Lab) -> Result<()> {
     life.goes_on(lab)?;
     lab.ok(&["hibernate", ID])?;
     sleeps(lab)?;
-    let (body, _) = connect(lab)?;
+    let (body, _) = connect(lab, ID)?;
     ensure(body.contains("ok"), || format!("the gateway said {body:?}"))?;
     life.goes_on(lab)?;
     lab.ok(&["destroy", ID, "--force"]).map(drop)
 }
 
-fn timed<T>(act: impl FnOnce() -> Result<T>) -> Result<f64> {
+/// The seconds that it takes.
+pub fn timed<T>(act: impl FnOnce() -> Result<T>) -> Result<f64> {
     let begun = Instant::now();
     act()?;
     Ok(begun.elapsed().as_secs_f64())
@@ -191,7 +192,7 @@ fn for_whoever_connects(lab: &Lab) -> Result<f64> {
     lab.until("it to fall asleep", 900, || Ok(lab.field(ID, "vm")? == "hibernated"))?;
     sleeps(lab)?;
     memory_of_ours(lab)?;
-    let (body, seconds) = connect(lab)?;
+    let (body, seconds) = connect(lab, ID)?;
     ensure(body.contains("ok"), || format!("the gateway said {body:?}"))?;
     // What follows takes longer, without a client.
     lab.ok(&["provision", ID, "--idle-after", "1h"])?;
@@ -200,7 +201,7 @@ fn for_whoever_connects(lab: &Lab) -> Result<f64> {
     lab.ok(&["hibernate", ID])?;
     sleeps(lab)?;
     let before = wakes(lab)?;
-    let port = port(lab)?;
+    let port = port(lab, ID)?;
     let many = "i=0; while [ $i -lt 100 ]; do curl -s --max-time 120 \"http://127.0.0.1:$1/health\" & i=$((i+1)); done; wait";
     let said = lab.remote.script(many, &[&port])?;
     same("clients that were served", &said.matches("\"ok\"").count(), &100)?;
@@ -212,14 +213,14 @@ fn for_whoever_connects(lab: &Lab) -> Result<f64> {
     Ok(seconds)
 }
 
-fn port(lab: &Lab) -> Result<String> {
-    Ok(lab.field(ID, "host_port")?.to_string())
+fn port(lab: &Lab, id: &str) -> Result<String> {
+    Ok(lab.field(id, "host_port")?.to_string())
 }
 
 /// What the gateway says to a client of the proxy, and the seconds from its connection to the first byte.
-fn connect(lab: &Lab) -> Result<(String, f64)> {
+pub fn connect(lab: &Lab, id: &str) -> Result<(String, f64)> {
     let ask = "curl -s --max-time 120 -w '\\n%{time_starttransfer}' \"http://127.0.0.1:$1/health\"";
-    let said = lab.remote.script(ask, &[&port(lab)?])?;
+    let said = lab.remote.script(ask, &[&port(lab, id)?])?;
     let (body, seconds) = said
         .rsplit_once('\n')
         .ok_or_else(|| Error::new("read", "what curl says").because(format!("it is {said:?}")))?;

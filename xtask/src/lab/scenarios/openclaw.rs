@@ -1,10 +1,11 @@
-//! A real OpenClaw on this host: made, reached, asked to stop.
+//! A real OpenClaw on this host: made, reached, put to sleep and woken, asked to stop.
 
 use std::time::{Duration, Instant};
 
 use fireclaw_core::error::Result;
 use serde_json::Value;
 
+use super::hibernate::{connect, timed};
 use crate::{
     lab::host::{Lab, ensure, same, show_steps},
     say,
@@ -31,6 +32,9 @@ pub fn native(lab: &mut Lab) -> Result<()> {
         "8G",
         "--dns",
         "203.0.113.10",
+        // Long after this run: so that a client wakes it.
+        "--idle-after",
+        if lab.vmm == "firecracker" { "12h" } else { "off" },
         "--json",
     ])?;
     same("health", &report["health"], &Value::from("up"))?;
@@ -40,6 +44,31 @@ pub fn native(lab: &mut Lab) -> Result<()> {
     let page =
         lab.remote.must(&["curl", "-fsS", "--max-time", "60", &format!("http://127.0.0.1:{port}/")])?;
     ensure(page.to_lowercase().contains("<html"), || "the UI is not served".into())?;
+    stopped(lab)?;
+    if lab.vmm == "firecracker" {
+        woken(lab)?;
+        stopped(lab)?;
+    }
+    Ok(())
+}
+
+/// A start, and a client of the same instance when it is asleep: the second must take next to nothing of the first.
+fn woken(lab: &Lab) -> Result<()> {
+    let cold = timed(|| lab.ok(&["start", ID]))?;
+    let put_away = timed(|| lab.ok(&["hibernate", ID]))?;
+    let kept = lab.field(ID, "snapshot_bytes")?;
+    let (body, wake) = connect(lab, ID)?;
+    ensure(body.contains("\"ok\""), || format!("the gateway said {body:?}"))?;
+    say::line(&format!(
+        "     a real OpenClaw: cold start {cold:.1} s, hibernate {put_away:.1} s ({kept} bytes), connection to first byte \
+         {wake:.2} s: {:.1} % of the cold start",
+        wake * 100.0 / cold
+    ));
+    lab.until("it to be up", 120, || Ok(lab.field(ID, "health")? == "up"))
+}
+
+/// Asked to stop, it ends in its own time.
+fn stopped(lab: &Lab) -> Result<()> {
     let begun = Instant::now();
     lab.ok(&["stop", ID])?;
     let took = begun.elapsed();
