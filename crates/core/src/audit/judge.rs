@@ -154,6 +154,12 @@ fn confinement(findings: &mut Findings<'_>, record: &InstanceRecord, process: &P
     for secret in &process.environment {
         wrong(Weight::Medium, format!("has {secret} in its environment"));
     }
+    // Which pages of it a neighbour has too can be told by the time that a write takes.
+    if process.role == Role::Vm && process.merged_pages > 0 {
+        let detail = format!("shares {} pages of its memory with others by KSM", process.merged_pages);
+        let hint = "echo 2 > /sys/kernel/mm/ksm/run".to_owned();
+        findings.add(Weight::Medium, "process", format!("{who} {detail}"), hint);
+    }
 }
 
 /// The proxy is on loopback at its port, its sidecar on the bridge at the same; nothing else of ours listens anywhere.

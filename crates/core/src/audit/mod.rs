@@ -120,6 +120,8 @@ pub struct ProcessFacts {
     pub jailed: bool,
     /// Whether a crash may leave its memory on a disk.
     pub dumps_core: bool,
+    /// Pages of its memory that the kernel has merged with equal ones of others (KSM).
+    pub merged_pages: u64,
     /// What it listens on.
     pub sockets: Vec<(Protocol, SocketAddr)>,
     /// Secrets in its environment, by name.

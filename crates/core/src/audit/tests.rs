@@ -33,6 +33,7 @@ fn process(role: Role, uid: u32) -> ProcessFacts {
         capabilities: 0,
         jailed: role == Role::Vm,
         dumps_core: false,
+        merged_pages: 0,
         sockets: Vec::new(),
         environment: Vec::new(),
     }
@@ -119,6 +120,7 @@ fn every_fault_is_found_and_nothing_with_it() {
         |it| it.processes[0].seccomp = false,
         |it| it.processes[0].jailed = false,
         |it| it.processes[0].dumps_core = true,
+        |it| it.processes[0].merged_pages = 12,
         |it| it.processes[0].sockets = vec![(Protocol::Tcp, "0.0.0.0:5900".parse().unwrap())],
         |it| it.processes[1].uid = 0,
         |it| it.processes[1].dumps_core = true,

@@ -112,15 +112,15 @@ pub fn argv(vm: &QemuArgs<'_>) -> Vec<String> {
 }
 
 fn machine(vm: &QemuArgs<'_>, args: &mut Args) {
-    // The guest's memory is left out of a core of QEMU, should there ever be one.
+    // The guest's memory is left out of a core of QEMU, should there ever be one, and none of it is merged with a neighbour's.
     match vm.arch {
         // Without option ROMs the small boot firmware (qboot) hands over to the kernel directly. ACPI carries the devices,
         // the power button, power-off and reset. PIT and PIC stay on: without KVM a kernel does not boot without them.
         Arch::X86_64 => args.option(
             "-M",
-            "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on,pit=on,pic=on,pcie=off,usb=off,dump-guest-core=off",
+            "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on,pit=on,pic=on,pcie=off,usb=off,dump-guest-core=off,mem-merge=off",
         ),
-        Arch::Aarch64 => args.option("-M", "virt,gic-version=max,acpi=off,dump-guest-core=off"),
+        Arch::Aarch64 => args.option("-M", "virt,gic-version=max,acpi=off,dump-guest-core=off,mem-merge=off"),
     };
     if vm.kvm {
         args.option("-accel", "kvm").option("-cpu", "host");

@@ -67,6 +67,10 @@ impl Proc {
                 .unwrap_or(u64::MAX),
             jailed,
             dumps_core: process::dumps_core(&limits),
+            merged_pages: fs::read_to_string(self.file(pid, "ksm_merging_pages"))
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or(0),
             sockets: sockets::of(&self.root.join(pid.to_string())),
             environment: secrets_in(&environment, secrets),
         })

@@ -3,7 +3,11 @@
 use fireclaw_core::error::Result;
 use serde_json::Value;
 
-use crate::lab::host::{Lab, ensure, same};
+use super::figures::median;
+use crate::{
+    lab::host::{Lab, ensure, same},
+    say,
+};
 
 /// Another file of the program under the same name: VM and proxy do not notice, and the new one manages them.
 pub fn binary(lab: &mut Lab) -> Result<()> {
@@ -33,7 +37,7 @@ const MANY: usize = 16;
 /// All are begun at the same time, are listed meanwhile, and leave nothing.
 pub fn sixteen(lab: &mut Lab) -> Result<()> {
     let list = lab.remote.script(include_str!("../files/many.sh"), &[&MANY.to_string(), lab.vmm])?;
-    crate::say::detail(&list);
+    say::detail(&list);
     let rows = lab.json(&["list", "--json"])?;
     let rows = rows.as_array().cloned().unwrap_or_default();
     same("instances", &rows.len(), &MANY)?;
@@ -46,6 +50,7 @@ pub fn sixteen(lab: &mut Lab) -> Result<()> {
     for row in &rows {
         same(&format!("health of {}", row["id"]), &row["health"], &Value::from("up"))?;
     }
+    shared(lab)?;
     lab.remote.script(
         "seq 1 \"$1\" | xargs -P 8 -I N fireclaw destroy many-N --force --quiet",
         &[&MANY.to_string()],
@@ -57,4 +62,21 @@ pub fn sixteen(lab: &mut Lab) -> Result<()> {
     })?;
     let tables = lab.remote.must(&["nft", "list", "tables"])?;
     ensure(!tables.contains("fireclaw"), || tables.clone())
+}
+
+/// They run on one file, which the host's memory holds once; a guest's own memory is nobody else's (docs/adr/0011).
+fn shared(lab: &Lab) -> Result<()> {
+    let said = lab.remote.script(include_str!("../files/shared.sh"), &[&MANY.to_string(), lab.vmm])?;
+    same("bases", &median(&said, "inodes")?, &1)?;
+    let (size, cached) = (median(&said, "size")?, median(&said, "cached")?);
+    ensure(cached <= size.next_multiple_of(4096), || format!("{cached} bytes of a base of {size} are cached"))?;
+    say::line(&format!(
+        "     {MANY} VMs on a base of {} MiB: {} MiB of it in the host's memory, once; a VM's own, median: {} MiB, \
+         its share of files {} KiB",
+        size >> 20,
+        cached >> 20,
+        median(&said, "own")? >> 10,
+        median(&said, "shared")?,
+    ));
+    Ok(())
 }
