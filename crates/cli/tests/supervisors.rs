@@ -112,6 +112,26 @@ fn a_start_does_not_wait_for_a_gate_whose_proxy_has_given_up() {
     assert!(begun.elapsed() < Duration::from_secs(30), "it waited for {:?}", begun.elapsed());
 }
 
+/// A gateway that needs a while.
+struct Late(Instant);
+
+impl GatewayProbe for Late {
+    fn health(&self, gateways: &[SocketAddr], _: Duration) -> Result<Vec<Health>> {
+        let health = if self.0.elapsed() < Duration::from_secs(2) { Health::Down } else { Health::Up };
+        Ok(vec![health; gateways.len()])
+    }
+}
+
+#[test]
+fn a_start_goes_on_while_its_supervisor_is_too_busy_to_say_how_things_are() {
+    let mut world = world();
+    run_setup(&world.app, "bot").unwrap();
+    world.app.host.gateway = Arc::new(Late(Instant::now()));
+    world.embedded.fail("status bot proxy", 1);
+    start(&world, "bot");
+    world.embedded.status(&id("bot"), Service::Proxy).expect("it was asked, and failed, while it started");
+}
+
 #[test]
 fn a_list_asks_each_supervisor_once() {
     let world = world().with_systemd();

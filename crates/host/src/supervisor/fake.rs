@@ -79,7 +79,7 @@ impl FakeSupervisor {
     }
 
     /// Makes the next `times` calls that begin with `call` fail without effect: `start`, `stop my-bot`,
-    /// `start my-bot proxy`. Injected faults are this process's own.
+    /// `start my-bot proxy`, `status my-bot proxy`. Injected faults are this process's own.
     pub fn fail(&self, call: &str, times: u32) {
         self.faults.lock().expect("no panic while held").push(Fault { call: call.to_owned(), times });
     }
@@ -149,12 +149,7 @@ impl FakeSupervisor {
     }
 
     fn called(&self, call: String) -> Result<()> {
-        let mut faults = self.faults.lock().expect("no panic while held");
-        let fault = faults.iter_mut().find(|fault| fault.times > 0 && call.starts_with(&fault.call));
-        let outcome = fault.map_or(Ok(()), |fault| {
-            fault.times -= 1;
-            Err(Error::new("do", call.clone()).because("injected"))
-        });
+        let outcome = self.fault(&call);
         match &self.store {
             Store::Memory(memory) => memory.lock().expect("no panic while held").calls.push(call),
             Store::Dir(dir) => {
@@ -166,6 +161,15 @@ impl FakeSupervisor {
             }
         }
         outcome
+    }
+
+    fn fault(&self, call: &str) -> Result<()> {
+        let mut faults = self.faults.lock().expect("no panic while held");
+        let fault = faults.iter_mut().find(|fault| fault.times > 0 && call.starts_with(&fault.call));
+        fault.map_or(Ok(()), |fault| {
+            fault.times -= 1;
+            Err(Error::new("do", call.to_owned()).because("injected"))
+        })
     }
 
     fn change(&self, id: &InstanceId, service: Service, state: State) -> Result<()> {
@@ -226,6 +230,7 @@ impl Supervisor for FakeSupervisor {
     }
 
     fn status(&self, id: &InstanceId, service: Service) -> Result<ServiceStatus> {
+        self.fault(&format!("status {id} {}", word(service)))?;
         let known = self.load(id)?.and_then(|mut services| services.remove(&service));
         Ok(known.unwrap_or_else(|| ServiceStatus::of(State::Inactive)))
     }

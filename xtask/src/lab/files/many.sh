@@ -9,6 +9,6 @@ sleep 5
 fireclaw list
 failed=0
 for n in $(seq 1 "$count"); do
-    wait "${pids[n]}" || { failed=1; echo "many-$n:"; tail -n 5 "/tmp/many-$n.log"; } >&2
+    wait "${pids[n]}" || { failed=1; echo "many-$n:"; tail -n 40 "/tmp/many-$n.log"; } >&2
 done
 exit $failed

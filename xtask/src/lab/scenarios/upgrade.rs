@@ -69,7 +69,9 @@ fn shared(lab: &Lab) -> Result<()> {
     let said = lab.remote.script(include_str!("../files/shared.sh"), &[&MANY.to_string(), lab.vmm])?;
     same("bases", &median(&said, "inodes")?, &1)?;
     let (size, cached) = (median(&said, "size")?, median(&said, "cached")?);
-    ensure(cached <= size.next_multiple_of(4096), || format!("{cached} bytes of a base of {size} are cached"))?;
+    ensure(cached <= size.next_multiple_of(4096), || {
+        format!("{cached} bytes of a base of {size} are cached")
+    })?;
     say::line(&format!(
         "     {MANY} VMs on a base of {} MiB: {} MiB of it in the host's memory, once; a VM's own, median: {} MiB, \
          its share of files {} KiB",
