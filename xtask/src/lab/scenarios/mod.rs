@@ -1,5 +1,6 @@
 //! The scenarios, in the order in which they run. Each begins on a host without instances and need not remove its own.
 
+mod attacks;
 mod bash;
 mod boot;
 mod clone;
@@ -96,6 +97,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("upgrade of fireclaw", upgrade::binary).long(),
         firecracker("figures", figures::figures).long(),
         scenario("a hostile neighbour", hostile::neighbour).long(),
+        scenario("attacks from a guest", attacks::from_inside).long(),
         large("a real OpenClaw", openclaw::native),
         large("OpenClaw in Docker", docker::runtime),
         large("a stock root filesystem", docker::stock),

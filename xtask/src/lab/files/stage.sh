@@ -1,0 +1,28 @@
+# The world of the attacks, behind the one host that stands for the outside: a LAN, a metadata service, and ports on which nothing
+# should be reached under a strict policy. First of all: no way leads out of it.
+routes=$(ip route show default)
+[[ $routes = "default via 203.0.113.10 "* && $(wc -l <<<"$routes") = 1 ]] || { echo "there is a way out: $routes" >&2; exit 1; }
+links=$(ip -n outside -o link show | sed 's/^[0-9]*: \([^:@]*\).*/\1/' | sort | tr '\n' ' ')
+[[ $links = "eth0 lo " ]] || { echo "the outside has more links: $links" >&2; exit 1; }
+[[ $(ip netns exec outside cat /proc/sys/net/ipv4/ip_forward) = 0 ]] || { echo "the outside forwards" >&2; exit 1; }
+for address in 169.254.169.254 10.99.0.5 192.168.77.5; do
+    ip -n outside address replace "$address/32" dev eth0
+    ip route replace "$address/32" via 203.0.113.10
+done
+# An IPv6 address of a metadata service, on the host itself: a packet for it would be answered.
+ip -6 address replace fd00:ec2::254/128 dev lo
+for port in 443 853 8080; do
+    ip netns exec outside busybox httpd -p "$port" -h /run/outside
+    ip netns exec outside socat "UDP4-RECVFROM:$port,fork" EXEC:cat </dev/null >/dev/null 2>&1 &
+done
+ip netns exec outside socat UDP4-RECVFROM:53,fork EXEC:cat </dev/null >/dev/null 2>&1 &
+# From here, where nothing of fireclaw is in the way, each of them answers.
+answers() { for _ in $(seq 50); do "$@" && return; sleep 0.1; done; echo "no answer: $*" >&2; exit 1; }
+page() { [[ $(curl -s --max-time 5 "http://$1/") = outside ]]; }
+echoed() { [[ $(echo marked | socat -t 2 - "UDP4:$1") = marked ]]; }
+for target in 203.0.113.10 203.0.113.10:443 203.0.113.10:853 203.0.113.10:8080 169.254.169.254 10.99.0.5 192.168.77.5; do
+    answers page "$target"
+done
+for target in 203.0.113.10:443 203.0.113.10:53 203.0.113.10:8080 10.99.0.5:8080; do
+    answers echoed "$target"
+done
