@@ -72,7 +72,9 @@ impl App {
         let supervisors = supervisors(&settings, &interrupt)?;
         Ok(Self {
             host: Host {
-                network: Arc::new(SystemNetwork::new(Arc::clone(&exec))),
+                network: Arc::new(
+                    SystemNetwork::new(Arc::clone(&exec)).remembering(settings.layout.firewall_mark()),
+                ),
                 disks: Arc::new(SystemDisks::new(Arc::clone(&exec), interrupt.clone())),
                 supervisors,
                 shell: Arc::new(SystemShell::new(Arc::clone(&exec))),

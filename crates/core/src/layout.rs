@@ -311,6 +311,11 @@ impl Layout {
         self.locks().join("network")
     }
 
+    /// Which ruleset was put into force last, and what the kernel's rules were then.
+    pub fn firewall_mark(&self) -> PathBuf {
+        self.locks().join("firewall")
+    }
+
     /// The record of whatever is called so, be the name a valid id or not.
     pub fn record_named(&self, name: &str) -> PathBuf {
         self.state_root.join(format!(".vm-{name}")).join(".env")
@@ -405,6 +410,7 @@ impl Layout {
             ("halting", p.halting),
             ("allocation_lock", self.allocation_lock()),
             ("network_lock", self.network_lock()),
+            ("firewall_mark", self.firewall_mark()),
         ]
     }
 }

@@ -1,6 +1,7 @@
 //! The firewall in force: our tables put in, taken out, looked for. Runs `nft`; the text comes from
 //! `fireclaw_core::render::nft`.
 
+mod generation;
 mod rules;
 
 use std::{net::Ipv4Addr, time::Duration};
@@ -10,6 +11,7 @@ use fireclaw_core::{
     render::nft::{REFUSED, TABLE, removal},
     sidecar::Refusal,
 };
+pub use generation::Mark;
 pub use rules::{Rules, compare};
 use serde::Deserialize;
 use serde_json::Value;

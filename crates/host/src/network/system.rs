@@ -1,7 +1,7 @@
 //! The real [`Network`]: this machine's, or the namespace's of the calling thread. Changes links, settings and firewall
 //! through `link`, `tap` and `nft`.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use fireclaw_core::{
     error::Result,
@@ -13,19 +13,28 @@ use super::{Network, Port, bridge, port, sockets};
 use crate::{
     exec::Exec,
     link::Netlink,
-    nft::{self, Rules},
+    nft::{self, Mark, Rules},
 };
 
 /// This machine's network.
 #[derive(Clone)]
 pub struct SystemNetwork {
     exec: Arc<dyn Exec>,
+    mark: Option<PathBuf>,
 }
 
 impl SystemNetwork {
     /// `exec` runs `nft`; everything else is done by system calls.
     pub fn new(exec: Arc<dyn Exec>) -> Self {
-        Self { exec }
+        Self { exec, mark: None }
+    }
+
+    /// Remembers in this file which ruleset is in force, and leaves it alone while nobody has changed any rule since: what it
+    /// has counted and refused stays.
+    #[must_use]
+    pub fn remembering(mut self, mark: PathBuf) -> Self {
+        self.mark = Some(mark);
+        self
     }
 }
 
@@ -71,7 +80,8 @@ impl Network for SystemNetwork {
     }
 
     fn install_firewall(&self, ruleset: &str) -> Result<()> {
-        nft::install(&*self.exec, ruleset)
+        let Some(path) = &self.mark else { return nft::install(&*self.exec, ruleset) };
+        Mark::at(path).keep(ruleset, || nft::install(&*self.exec, ruleset))
     }
 
     fn remove_firewall(&self) -> Result<()> {

@@ -115,6 +115,44 @@ fn what_somebody_did_to_our_tables_is_named() {
     });
 }
 
+/// What is in force is left alone with all that it has counted, and put back after anybody has changed any rule.
+#[test]
+fn a_ruleset_that_is_in_force_keeps_its_counts() {
+    alone(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let network = network().remembering(dir.path().join("mark"));
+        let vms = |last| vec![rules_of(&port("a", [172, 16, 0, last]), Egress::Public)];
+        let text = |last| ruleset(&[(spec(), vms(last))], &Options::default());
+        let handles = || run("nft --handle list table inet fireclaw");
+        network.install_firewall(&text(2)).unwrap();
+        let first = handles();
+        network.install_firewall(&text(2)).unwrap();
+        assert_eq!(handles(), first, "it was put in again");
+        // Another ruleset, and the first one again.
+        network.install_firewall(&text(3)).unwrap();
+        assert_eq!(network.rules(&text(3)).unwrap(), Rules::InForce);
+        network.install_firewall(&text(2)).unwrap();
+        assert_eq!(network.rules(&text(2)).unwrap(), Rules::InForce);
+        for did in [
+            "flush ruleset",
+            "delete table bridge fireclaw",
+            "flush chain inet fireclaw from_vm",
+            "add table ip other",
+        ] {
+            run(&format!("nft {did}"));
+            network.install_firewall(&text(2)).unwrap();
+            assert_eq!(network.rules(&text(2)).unwrap(), Rules::InForce, "after {did}");
+        }
+        network.remove_firewall().unwrap();
+        network.install_firewall(&text(2)).unwrap();
+        assert_eq!(network.rules(&text(2)).unwrap(), Rules::InForce);
+        // One that failed is not remembered, and neither is what was there before it.
+        network.install_firewall(&format!("{}garbage\n", text(2))).unwrap_err();
+        network.install_firewall(&text(2)).unwrap();
+        assert_eq!(network.rules(&text(2)).unwrap(), Rules::InForce);
+    });
+}
+
 #[test]
 fn the_ruleset_of_250_vms_and_of_none_loads() {
     alone(|| {
