@@ -12,17 +12,24 @@ use fireclaw::{
 };
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use fireclaw_core::{
-    error::{Kind, Result},
+    error::{Error, Kind, Result},
     id::InstanceId,
     report::Health,
     spec::SupervisorKind,
 };
-use fireclaw_host::supervisor::{Service, ServiceStatus, State, Supervisor as _, fake::FakeSupervisor};
+use fireclaw_host::{
+    exec::Output,
+    ssh::fake::FakeShell,
+    supervisor::{Service, ServiceStatus, State, Supervisor as _, fake::FakeSupervisor},
+};
 use world::{World, run_destroy, run_setup, run_setup_with, world};
 
 fn id(text: &str) -> InstanceId {
@@ -112,12 +119,18 @@ fn a_start_does_not_wait_for_a_gate_whose_proxy_has_given_up() {
     assert!(begun.elapsed() < Duration::from_secs(30), "it waited for {:?}", begun.elapsed());
 }
 
-/// A gateway that needs a while.
+/// A gateway that is up from this moment on.
 struct Late(Instant);
+
+impl Late {
+    fn by(seconds: u64) -> Self {
+        Self(Instant::now() + Duration::from_secs(seconds))
+    }
+}
 
 impl GatewayProbe for Late {
     fn health(&self, gateways: &[SocketAddr], _: Duration) -> Result<Vec<Health>> {
-        let health = if self.0.elapsed() < Duration::from_secs(2) { Health::Down } else { Health::Up };
+        let health = if Instant::now() < self.0 { Health::Down } else { Health::Up };
         Ok(vec![health; gateways.len()])
     }
 }
@@ -126,10 +139,29 @@ impl GatewayProbe for Late {
 fn a_start_goes_on_while_its_supervisor_is_too_busy_to_say_how_things_are() {
     let mut world = world();
     run_setup(&world.app, "bot").unwrap();
-    world.app.host.gateway = Arc::new(Late(Instant::now()));
+    world.app.host.gateway = Arc::new(Late::by(2));
     world.embedded.fail("status bot proxy", 1);
     start(&world, "bot");
     world.embedded.status(&id("bot"), Service::Proxy).expect("it was asked, and failed, while it started");
+}
+
+/// A kernel's panic in the middle of a start is over by itself: the VM comes back, and its gateway with it.
+#[test]
+fn a_start_goes_on_while_its_guest_restarts() {
+    let mut world = world();
+    run_setup(&world.app, "bot").unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    world.app.host.shell = Arc::new(FakeShell::new(move |said| {
+        if said.line.contains("is-failed") {
+            counter.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::new("run", said.line.clone()).because("No route to host"));
+        }
+        Ok(Output::made(0, "", ""))
+    }));
+    world.app.host.gateway = Arc::new(Late::by(12));
+    start(&world, "bot");
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "the guest was asked while it restarted");
 }
 
 #[test]

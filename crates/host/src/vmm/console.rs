@@ -5,11 +5,11 @@
 //! restart stays inside. So the exit code does not tell the two apart, and the kernel's own last words do, for every guest.
 
 /// How much of the end of a console is to be looked at, in bytes: the kernel's last words and what the VMM says after them.
-pub const END: usize = 1 << 10;
+pub const END: usize = 4 << 10;
 
-/// What a kernel says last when it restarts: because it was told to, or after a panic. Both are printed whatever the kernel
-/// was told to be quiet about.
-const RESTARTS: [&str; 2] = ["reboot: Restarting system", "Rebooting in "];
+/// What a kernel says last when it restarts: because it was told to, or after a panic, whose own last line does not always get
+/// out. All are printed whatever the kernel was told to be quiet about.
+const RESTARTS: [&str; 3] = ["reboot: Restarting system", "Rebooting in ", "Kernel panic - not syncing"];
 
 /// Whether the end of a console is that of a guest which restarts.
 pub fn restarts(end: &str) -> bool {
@@ -25,6 +25,10 @@ mod tests {
         let after = "2026-11-22T06:00:00.1 [my-ubot--1:main] Firecracker exiting successfully. exit_code=0\n";
         assert!(restarts(&format!("[   99.120471] reboot: Restarting system\n{after}")));
         assert!(restarts("[    3.1] Kernel panic - not syncing: x\n[    3.2] Rebooting in 1 seconds..\n"));
+        // What a panic in an interrupt says after this is lost with the machine.
+        assert!(restarts(&format!(
+            "[    3.1] Kernel panic - not syncing: x\n[    3.2] Kernel Offset: disabled\n{after}"
+        )));
         for end in ["", after, "[   99.1] reboot: Power down\n", "[   99.1] reboot: System halted\n"] {
             assert!(!restarts(end), "{end}");
         }
