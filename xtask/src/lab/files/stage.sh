@@ -4,7 +4,7 @@ routes=$(ip route show default)
 [[ $routes = "default via 203.0.113.10 "* && $(wc -l <<<"$routes") = 1 ]] || { echo "there is a way out: $routes" >&2; exit 1; }
 links=$(ip -n outside -o link show | sed 's/^[0-9]*: \([^:@]*\).*/\1/' | sort | tr '\n' ' ')
 [[ $links = "eth0 lo " ]] || { echo "the outside has more links: $links" >&2; exit 1; }
-[[ $(ip netns exec outside cat /proc/sys/net/ipv4/ip_forward) = 0 ]] || { echo "the outside forwards" >&2; exit 1; }
+ip netns exec outside sysctl --quiet --write net.ipv4.ip_forward=0
 for address in 169.254.169.254 10.99.0.5 192.168.77.5; do
     ip -n outside address replace "$address/32" dev eth0
     ip route replace "$address/32" via 203.0.113.10
