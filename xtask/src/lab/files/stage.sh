@@ -16,6 +16,8 @@ for port in 443 853 8080; do
     ip netns exec outside socat "UDP4-RECVFROM:$port,fork" EXEC:cat </dev/null >/dev/null 2>&1 &
 done
 ip netns exec outside socat UDP4-RECVFROM:53,fork EXEC:cat </dev/null >/dev/null 2>&1 &
+# It answers from the address that it was asked at.
+ip netns exec outside socat UDP4-RECVFROM:7,bind=10.99.0.5,fork EXEC:cat </dev/null >/dev/null 2>&1 &
 # From here, where nothing of fireclaw is in the way, each of them answers.
 answers() { for _ in $(seq 50); do "$@" && return; sleep 0.1; done; echo "no answer: $*" >&2; exit 1; }
 page() { [[ $(curl -s --max-time 5 "http://$1/") = outside ]]; }
@@ -23,6 +25,6 @@ echoed() { [[ $(echo marked | socat -t 2 - "UDP4:$1") = marked ]]; }
 for target in 203.0.113.10 203.0.113.10:443 203.0.113.10:853 203.0.113.10:8080 169.254.169.254 10.99.0.5 192.168.77.5; do
     answers page "$target"
 done
-for target in 203.0.113.10:443 203.0.113.10:53 203.0.113.10:8080 10.99.0.5:8080; do
+for target in 203.0.113.10:443 203.0.113.10:53 203.0.113.10:8080 10.99.0.5:7; do
     answers echoed "$target"
 done
