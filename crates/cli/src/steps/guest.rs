@@ -50,7 +50,7 @@ impl Steps<'_> {
         let guest = self.guest()?;
         let requirement = Requirement {
             description: format!("an SSH login at {}", guest.ip),
-            deadline: deadlines::boot(),
+            deadline: self.time_to_boot(),
             hint: format!("see the boot log: `fireclaw logs {} host --no-follow`", self.id),
         };
         let mut looked = Instant::now();
@@ -78,6 +78,16 @@ impl Steps<'_> {
                 _ => error,
             }
         })
+    }
+
+    /// By how many VMs there are to share this host's processors. What cannot be counted counts as this one alone.
+    fn time_to_boot(&self) -> Duration {
+        let attached = || -> Result<usize> {
+            let (links, records) = (self.app.host.network.links()?, self.app.store().records()?);
+            Ok(records.iter().filter(|record| links.contains(record.vm_tap.as_str())).count())
+        };
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        deadlines::boot(attached().unwrap_or(1), processors)
     }
 
     /// Gives the guest this very program, unless it has it.
