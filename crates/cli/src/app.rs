@@ -140,6 +140,12 @@ impl App {
         result
     }
 
+    /// How many of these instances have their tap on this host: their VMs run, or are just being started.
+    pub fn attached(&self, records: &[InstanceRecord]) -> Result<usize> {
+        let links = self.host.network.links()?;
+        Ok(records.iter().filter(|record| links.contains(record.vm_tap.as_str())).count())
+    }
+
     /// Refuses to go on without root.
     pub fn need_root(&self) -> Result<()> {
         if nix::unistd::geteuid().is_root() {

@@ -60,11 +60,7 @@ fn firewall(app: &App, records: &[InstanceRecord], host: &mut HostFacts) {
     if records.is_empty() {
         return;
     }
-    let attached = || -> Result<bool> {
-        let links = app.host.network.links()?;
-        Ok(records.iter().any(|record| links.contains(record.vm_tap.as_str())))
-    };
-    match steps::rules(app).and_then(|rules| Ok((rules, attached()?))) {
+    match steps::rules(app).and_then(|rules| Ok((rules, app.attached(records)? > 0))) {
         Ok((Rules::InForce, _) | (Rules::Gone(_), false)) => {}
         Ok((Rules::Gone(tables), true)) => {
             host.firewall =

@@ -133,8 +133,7 @@ pub(super) fn firewall(app: &App) -> Finding {
             return Ok(Finding::good("firewall", "no instances, no rules"));
         }
         let rules = steps::rules(app)?;
-        let links = app.host.network.links()?;
-        let attached = records.iter().any(|record| links.contains(record.vm_tap.as_str()));
+        let attached = app.attached(&records)? > 0;
         Ok(match rules {
             Rules::InForce => {
                 Finding::good("firewall", "fireclaw's tables are in force, as the records demand")

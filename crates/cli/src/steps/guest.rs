@@ -82,12 +82,9 @@ impl Steps<'_> {
 
     /// By how many VMs there are to share this host's processors. What cannot be counted counts as this one alone.
     fn time_to_boot(&self) -> Duration {
-        let attached = || -> Result<usize> {
-            let (links, records) = (self.app.host.network.links()?, self.app.store().records()?);
-            Ok(records.iter().filter(|record| links.contains(record.vm_tap.as_str())).count())
-        };
+        let vms = self.app.store().records().and_then(|records| self.app.attached(&records));
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        deadlines::boot(attached().unwrap_or(1), processors)
+        deadlines::boot(vms.unwrap_or(1), processors)
     }
 
     /// Gives the guest this very program, unless it has it.
