@@ -36,7 +36,11 @@ enum Command {
         all: bool,
     },
     /// Figures, written to docs/BENCHMARKS.md
-    Bench,
+    Bench {
+        /// Only a real gateway's start in a VM, beside a plain one (half an hour, emulated; printed)
+        #[arg(long)]
+        gateway: bool,
+    },
     /// What is published: the static program, a Debian package, an npm package, in target/dist
     Dist(dist::Options),
     /// The end-to-end tests: a real VM with a real OpenClaw
@@ -51,7 +55,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Ci { fast, all } => ci::run(fast, all),
-        Command::Bench => bench::run(),
+        Command::Bench { gateway } => bench::run(gateway),
         Command::Dist(options) => dist::run(&options),
         Command::E2e(options) => e2e::run(&options),
         Command::Lab(options) => lab::run(&options),

@@ -9,10 +9,16 @@ mod start;
 
 use fireclaw_core::error::{Context, Error, Result};
 
-use crate::{say, shell};
+use crate::{e2e, say, shell};
 
-/// Measures everything and writes the page.
-pub fn run() -> Result<bool> {
+/// Measures everything and writes the page; or only what needs a VM for half an hour, which is printed.
+pub fn run(gateway: bool) -> Result<bool> {
+    if gateway {
+        return e2e::run(&e2e::Options {
+            only: vec![e2e::GATEWAY_START.to_owned()],
+            ..e2e::Options::default()
+        });
+    }
     if !shell::attach("cargo", &["build", "--release", "--locked", "--package", "fireclaw"])? {
         return Err(Error::new("build", "fireclaw"));
     }

@@ -12,6 +12,7 @@ mod crash;
 mod disks;
 mod docker;
 mod faults;
+mod figures;
 mod guest;
 pub mod internet;
 mod lifecycle;
@@ -76,6 +77,9 @@ const fn base(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
     Case { name, base: true, long: false, run }
 }
 
+/// The case that `cargo xtask bench gateway` runs.
+pub const GATEWAY_START: &str = "a gateway's start beside a plain one";
+
 /// All cases, in order. What needs no VM comes first.
 fn cases() -> Vec<Case> {
     vec![
@@ -105,6 +109,7 @@ fn cases() -> Vec<Case> {
         case("provision changes settings and keeps hand edits", guest::provision),
         case("provision refuses without changing", guest::provision_refused),
         long("kill -9 of provision", crash::provision),
+        long(GATEWAY_START, figures::gateway_start),
         case("the VM is killed and comes back", faults::vm_killed),
         case("the supervisor is killed and replaced", faults::supervisor_killed),
         case("the guest powers itself off", faults::powered_off),
