@@ -18,6 +18,7 @@ pub mod interrupt;
 pub mod keys;
 pub mod link;
 pub mod lock;
+pub mod memory;
 pub mod network;
 pub mod nft;
 pub mod probe;

@@ -47,6 +47,20 @@ pub fn say_in(from: &Namespace, to: [u8; 4], port: u16, pieces: &[&[u8]]) -> Str
     String::from_utf8_lossy(&said).into_owned()
 }
 
+/// Reads until the other end is done or says nothing more; megabytes a second.
+pub fn speed(mut from: impl Read) -> f64 {
+    let (begun, mut bytes, mut buffer) = (std::time::Instant::now(), 0, vec![0; 256 << 10]);
+    let mut took = Duration::ZERO;
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        bytes += length;
+        took = begun.elapsed();
+    }
+    assert!(bytes > 1 << 20, "only {bytes} bytes came");
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let megabytes = bytes as f64 / 1e6;
+    megabytes / took.as_secs_f64()
+}
+
 pub fn datagram(from: &Namespace, to: [u8; 4], port: u16, data: &[u8]) {
     let socket = from.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
     // A refusal comes back as an error, here or at the next call.

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fireclaw::sidecar::Upstreams;
@@ -14,12 +14,13 @@ use fireclaw_core::{
     egress::EgressPolicy,
     secret::Secret,
     sidecar::{BrokerKey, BrokerOrders, Orders},
+    spec::value::EgressMode,
 };
 use fireclaw_testkit::tls::Authority;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::{
-    client::{connect, say},
+    client::{connect, say, speed, tls},
     lab::Namespace,
     stage::{GATEWAY, PATIENCE, PORT_A, Stage, broker, comes},
 };
@@ -35,6 +36,7 @@ type Served = BufReader<StreamOwned<ServerConnection, TcpStream>>;
 struct World {
     stage: Stage,
     listener: TcpListener,
+    authority: Authority,
     tls: Arc<ServerConfig>,
     _ca: tempfile::NamedTempFile,
 }
@@ -57,7 +59,7 @@ impl World {
         let stage = Stage::guarded(orders(providers, budget), &upstreams);
         stage.dns.set("provider.example", &[PLACE]);
         let listener = stage.lab.internet.run(|| TcpListener::bind((Ipv4Addr::from(PLACE), PORT)).unwrap());
-        Self { stage, listener, tls, _ca: ca }
+        Self { stage, listener, authority, tls, _ca: ca }
     }
 
     fn guest(&self) -> Guest {
@@ -309,6 +311,52 @@ fn large_bodies_pass_both_ways_in_little_memory() {
     assert!(comes(|| report().bytes_down == SIZE as u64 && report().bytes_up == SIZE as u64));
 }
 
+/// `cargo nextest run --release --run-ignored all --no-capture -E 'test(figures)'`.
+#[test]
+#[ignore = "figures, not a check"]
+#[expect(clippy::print_stdout, clippy::disallowed_macros, reason = "they are its result")]
+fn figures_of_the_broker() {
+    const PIECES: usize = 256;
+    let world = World::new(&[Provider::Anthropic]);
+    let serve = |mut provider: Served| {
+        head(&mut provider);
+        let text =
+            format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", PIECES << 20);
+        reply(&mut provider, &text);
+        std::thread::spawn(move || {
+            let piece = vec![b'd'; 1 << 20];
+            (0..PIECES).for_each(|_| drop(provider.get_mut().write_all(&piece)));
+            provider.get_mut().conn.send_close_notify();
+            let _ = provider.get_mut().flush();
+        })
+    };
+    let ask = format!(
+        "POST /anthropic/v1/files HTTP/1.1\r\nHost: b\r\nConnection: close\r\nx-api-key: {TOKEN}\r\nContent-Length: 0\r\n\r\n"
+    );
+    let mut guest = world.guest();
+    let begun = Instant::now();
+    guest.send(ask.as_bytes());
+    let serving = serve(world.accept());
+    guest.0.fill_buf().unwrap();
+    let first = begun.elapsed();
+    let brokered = speed(guest.0);
+    serving.join().unwrap();
+    // The same by TLS of the guest's own and plain NAT.
+    world.stage.install(&EgressPolicy::default().changed(Some(EgressMode::Open), &[]).unwrap());
+    let begun = Instant::now();
+    let stream = connect(&world.stage.a, PLACE, PORT, PATIENCE).unwrap();
+    let mut own = tls(stream, &world.authority, "provider.example");
+    let asking = std::thread::spawn(move || own.write_all(ask.as_bytes()).map(|()| own));
+    let serving = serve(world.accept());
+    let mut own = asking.join().unwrap().unwrap();
+    own.read_exact(&mut [0]).unwrap();
+    let first_by_nat = begun.elapsed();
+    let direct = speed(own);
+    serving.join().unwrap();
+    println!("broker, connection to first byte: {first:?}; by the guest's own TLS and NAT {first_by_nat:?}");
+    println!("broker, one stream: {brokered:.0} MB/s; by the guest's own TLS and NAT {direct:.0} MB/s");
+}
+
 #[test]
 fn whoever_asks_otherwise_gets_nothing_and_the_provider_hears_nothing() {
     let world = World::new(&[Provider::Anthropic]);
@@ -429,7 +477,7 @@ fn a_real_agent_answers_with_a_key_that_it_never_sees() {
     use fireclaw_testkit::provider;
 
     let world = World::new(&[Provider::Anthropic]);
-    let World { stage, listener, tls, _ca } = world;
+    let World { stage, listener, tls, _ca, .. } = world;
     drop(listener);
     let stand_in = stage.lab.internet.run(|| {
         let started = provider::Provider::start_with(

@@ -44,6 +44,10 @@ pub const PORT_B: u16 = 18892;
 /// The ports that the internet listens on.
 const PORTS: [u16; 8] = [22, 80, 443, 853, 5432, 8443, 9000, 18789];
 
+/// Whoever says this to the internet gets so many bytes as the answer.
+pub const STREAM: &[u8] = b"stream-please";
+pub const STREAMED: usize = 512 << 20;
+
 /// No test waits longer for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a thing that must not come is waited for, after the attacker gave up.
@@ -89,8 +93,15 @@ impl Heard {
                         while let Ok(length @ 1..) = stream.read(&mut buffer) {
                             said.extend_from_slice(&buffer[..length]);
                             heard.0.lock().unwrap().push((at, said.clone()));
-                            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                            if stream.write_all(answer).is_err() {
+                            let streamed = said.windows(STREAM.len()).any(|it| it == STREAM);
+                            let (length, text) = if streamed { (STREAMED, "") } else { (2, "ok") };
+                            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{text}");
+                            if stream.write_all(answer.as_bytes()).is_err() {
+                                break;
+                            }
+                            if streamed {
+                                let piece = vec![0; 1 << 20];
+                                (0..STREAMED >> 20).for_each(|_| drop(stream.write_all(&piece)));
                                 break;
                             }
                         }

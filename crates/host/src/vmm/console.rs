@@ -8,8 +8,14 @@
 pub const END: usize = 4 << 10;
 
 /// What a kernel says last when it restarts: because it was told to, or after a panic, whose own last line does not always get
-/// out. All are printed whatever the kernel was told to be quiet about.
-const RESTARTS: [&str; 3] = ["reboot: Restarting system", "Rebooting in ", "Kernel panic - not syncing"];
+/// out. All are printed whatever the kernel was told to be quiet about. The last is Firecracker's own, of a processor that stopped
+/// as none does on purpose, a triple fault, after which it also ends with exit code 0: `run_arch_emulation` in its arch/x86_64/vcpu.rs.
+const RESTARTS: [&str; 4] = [
+    "reboot: Restarting system",
+    "Rebooting in ",
+    "Kernel panic - not syncing",
+    "Unexpected exit reason on vcpu run",
+];
 
 /// Whether the end of a console is that of a guest which restarts.
 pub fn restarts(end: &str) -> bool {
@@ -29,6 +35,9 @@ mod tests {
         assert!(restarts(&format!(
             "[    3.1] Kernel panic - not syncing: x\n[    3.2] Kernel Offset: disabled\n{after}"
         )));
+        assert!(restarts(
+            "2026-11-22T19:28:49.735687624 [a:fc_vcpu 1:ERROR] Unexpected exit reason on vcpu run: Shutdown\n"
+        ));
         for end in ["", after, "[   99.1] reboot: Power down\n", "[   99.1] reboot: System halted\n"] {
             assert!(!restarts(end), "{end}");
         }
