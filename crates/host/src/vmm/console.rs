@@ -9,7 +9,7 @@ pub const END: usize = 4 << 10;
 
 /// What a kernel says last when it restarts: because it was told to, or after a panic, whose own last line does not always get
 /// out. All are printed whatever the kernel was told to be quiet about. The last is Firecracker's own, of a processor that stopped
-/// as none does on purpose, a triple fault, after which it also ends with exit code 0: `run_arch_emulation` in its arch/x86_64/vcpu.rs.
+/// as none does on purpose, a triple fault, after which it also ends with exit code 0: `run_arch_emulation` in its `arch/x86_64/vcpu.rs`.
 const RESTARTS: [&str; 4] = [
     "reboot: Restarting system",
     "Rebooting in ",
