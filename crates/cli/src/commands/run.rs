@@ -1,18 +1,22 @@
 //! `run`: becomes the VM of an instance. What a supervisor starts.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
     id::vmm_uid,
     render::cgroup::{Size, entries},
-    spec::{DiskKind, SupervisorKind, VmmKind, vmm_choice::choose},
+    spec::{Arch, DiskKind, SupervisorKind, VmmKind, vmm_choice::choose},
     state::{Format, InstanceRecord},
 };
 use fireclaw_host::{
     cgroup::{self, Controllers},
     exec::handover,
-    vmm::{self, Start, VmSpec, Vmm, socket},
+    vmm::{self, Start, VmSpec, Vmm, kvm, socket},
 };
 
 use super::{clean, resume};
@@ -24,6 +28,7 @@ use crate::{app::App, hibernate, setup_checks, steps};
 pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     app.need_root()?;
     let record = app.store().load(&id.parse()?)?;
+    kvm::settle(Path::new("/"), Arch::named(std::env::consts::ARCH)?, &app.interrupt);
     let (vmm, kvm) = vmm_of(app, &record)?;
     let start = if forking { Start::Forking } else { Start::Becoming };
     let mut spec = vm_spec(app, &record, kvm, start)?;

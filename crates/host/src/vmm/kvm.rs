@@ -4,9 +4,20 @@ use std::{
     fs::OpenOptions,
     io::{self, ErrorKind},
     path::Path,
+    time::Duration,
 };
 
 use fireclaw_core::spec::{Arch, KvmFacts};
+
+use crate::{
+    interrupt::Interrupt,
+    wait::{Probed, Requirement, until},
+};
+
+/// A machine that is up for longer has loaded all modules that it is going to load.
+const COMES_UP: Duration = Duration::from_mins(2);
+/// How long its modules are waited for.
+const SETTLES: Duration = Duration::from_secs(30);
 
 /// Gathers the facts under `root` (`/` but in tests). What cannot be read counts as not there.
 pub fn facts(root: &Path, arch: Arch) -> KvmFacts {
@@ -17,6 +28,35 @@ pub fn facts(root: &Path, arch: Arch) -> KvmFacts {
         device: OpenOptions::new().read(true).write(true).open(device).map(drop).map_err(|error| why(&error)),
         cpu_flag: has_flag(&cpuinfo),
     }
+}
+
+/// Waits for a KVM that is about to be there: when a machine comes up, its services start while modules are still being loaded,
+/// and a VM that started a moment too early would be emulated until somebody restarts it. Returns at once on any other machine,
+/// and after a while on one that never loads it.
+pub fn settle(root: &Path, arch: Arch, interrupt: &Interrupt) {
+    let is_coming = || {
+        let facts = facts(root, arch);
+        facts.device.is_err() && facts.cpu_flag && uptime(root).is_some_and(|up| up < COMES_UP)
+    };
+    if !is_coming() {
+        return;
+    }
+    let wanted = Requirement {
+        description: "KVM".to_owned(),
+        deadline: SETTLES,
+        hint: "see `fireclaw doctor`".to_owned(),
+    };
+    // Whoever asks next is told why it is not there.
+    let _ = until(&wanted, interrupt, || match facts(root, arch).device {
+        Ok(()) => Probed::Ready(()),
+        Err(why) => Probed::NotYet(why),
+    });
+}
+
+/// How long the machine is up.
+fn uptime(root: &Path) -> Option<Duration> {
+    let text = std::fs::read_to_string(root.join("proc/uptime")).ok()?;
+    Duration::try_from_secs_f64(text.split_whitespace().next()?.parse().ok()?).ok()
 }
 
 /// Whether stock kernels run on this machine's KVM, or else why not.
@@ -86,6 +126,32 @@ mod tests {
     fn the_device_is_enough_on_aarch64() {
         assert_eq!(facts(root(true, "Features : fp").path(), Arch::Aarch64).usable(), Ok(()));
         assert!(facts(root(false, "").path(), Arch::Aarch64).usable().is_err());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "what is waited for comes after a while")]
+    fn a_machine_that_comes_up_is_waited_for() {
+        let begun = std::time::Instant::now();
+        let root = root(false, "flags : svm");
+        // One that is up for long, one without the flag, and one that knows no uptime, are not.
+        for (uptime, cpuinfo) in
+            [("121.5 10.0\n", "flags : svm"), ("12.8 3.0\n", "flags : fpu"), ("", "flags : svm")]
+        {
+            fs::write(root.path().join("proc/uptime"), uptime).unwrap();
+            fs::write(root.path().join("proc/cpuinfo"), cpuinfo).unwrap();
+            settle(root.path(), Arch::X86_64, &Interrupt::default());
+        }
+        assert!(begun.elapsed() < SETTLES);
+        fs::write(root.path().join("proc/uptime"), "12.8 3.0\n").unwrap();
+        fs::write(root.path().join("proc/cpuinfo"), "flags : svm").unwrap();
+        let device = root.path().join("dev/kvm");
+        let loads = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            fs::write(device, "").unwrap();
+        });
+        settle(root.path(), Arch::X86_64, &Interrupt::default());
+        assert_eq!(facts(root.path(), Arch::X86_64).usable(), Ok(()));
+        loads.join().unwrap();
     }
 
     #[test]
