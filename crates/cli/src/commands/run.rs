@@ -28,7 +28,7 @@ use crate::{app::App, hibernate, setup_checks, steps};
 pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     app.need_root()?;
     let record = app.store().load(&id.parse()?)?;
-    kvm::settle(Path::new("/"), Arch::named(std::env::consts::ARCH)?, &app.interrupt);
+    kvm::settle(Path::new("/"), Arch::named(std::env::consts::ARCH)?, &app.interrupt)?;
     let (vmm, kvm) = vmm_of(app, &record)?;
     let start = if forking { Start::Forking } else { Start::Becoming };
     let mut spec = vm_spec(app, &record, kvm, start)?;

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use fireclaw_core::spec::{Arch, KvmFacts};
+use fireclaw_core::{
+    error::{Error, Result},
+    spec::{Arch, KvmFacts},
+};
 
 use crate::{
     interrupt::Interrupt,
@@ -33,24 +36,34 @@ pub fn facts(root: &Path, arch: Arch) -> KvmFacts {
 /// Waits for a KVM that is about to be there: when a machine comes up, its services start while modules are still being loaded,
 /// and a VM that started a moment too early would be emulated until somebody restarts it. Returns at once on any other machine,
 /// and after a while on one that never loads it.
-pub fn settle(root: &Path, arch: Arch, interrupt: &Interrupt) {
+///
+/// # Errors
+/// It is there by now and does not open: systemd decides what devices a unit may open when it starts it, and one that was not there
+/// yet stays closed to it. Whoever fails with this is started again.
+pub fn settle(root: &Path, arch: Arch, interrupt: &Interrupt) -> Result<()> {
     let is_coming = || {
         let facts = facts(root, arch);
         facts.device.is_err() && facts.cpu_flag && uptime(root).is_some_and(|up| up < COMES_UP)
     };
     if !is_coming() {
-        return;
+        return Ok(());
     }
     let wanted = Requirement {
         description: "KVM".to_owned(),
         deadline: SETTLES,
         hint: "see `fireclaw doctor`".to_owned(),
     };
-    // Whoever asks next is told why it is not there.
-    let _ = until(&wanted, interrupt, || match facts(root, arch).device {
-        Ok(()) => Probed::Ready(()),
-        Err(why) => Probed::NotYet(why),
+    let device = root.join("dev/kvm");
+    let came = until(&wanted, interrupt, || {
+        if device.exists() { Probed::Ready(()) } else { Probed::NotYet("it is not there".to_owned()) }
     });
+    match facts(root, arch).device {
+        // Once the machine is up for long, it is as it is.
+        Err(why) if came.is_ok() && is_coming() => Err(Error::new("use", "KVM")
+            .because(format!("it came after this service was started: {why}"))
+            .hint("its supervisor starts it again")),
+        _ => Ok(()),
+    }
 }
 
 /// How long the machine is up.
@@ -60,7 +73,7 @@ fn uptime(root: &Path) -> Option<Duration> {
 }
 
 /// Whether stock kernels run on this machine's KVM, or else why not.
-pub fn usable(root: &Path) -> Result<(), String> {
+pub fn usable(root: &Path) -> std::result::Result<(), String> {
     match Arch::named(std::env::consts::ARCH) {
         Ok(arch) => facts(root, arch).usable(),
         Err(error) => Err(error.one_line()),
@@ -139,7 +152,7 @@ mod tests {
         {
             fs::write(root.path().join("proc/uptime"), uptime).unwrap();
             fs::write(root.path().join("proc/cpuinfo"), cpuinfo).unwrap();
-            settle(root.path(), Arch::X86_64, &Interrupt::default());
+            settle(root.path(), Arch::X86_64, &Interrupt::default()).unwrap();
         }
         assert!(begun.elapsed() < SETTLES);
         fs::write(root.path().join("proc/uptime"), "12.8 3.0\n").unwrap();
@@ -149,9 +162,14 @@ mod tests {
             std::thread::sleep(Duration::from_millis(300));
             fs::write(device, "").unwrap();
         });
-        settle(root.path(), Arch::X86_64, &Interrupt::default());
+        settle(root.path(), Arch::X86_64, &Interrupt::default()).unwrap();
         assert_eq!(facts(root.path(), Arch::X86_64).usable(), Ok(()));
         loads.join().unwrap();
+        // There, and closed to this process, which root's own rights do not pass.
+        fs::remove_file(root.path().join("dev/kvm")).unwrap();
+        fs::create_dir(root.path().join("dev/kvm")).unwrap();
+        let error = settle(root.path(), Arch::X86_64, &Interrupt::default()).unwrap_err();
+        assert!(error.one_line().contains("came after this service was started"), "{}", error.one_line());
     }
 
     #[test]
