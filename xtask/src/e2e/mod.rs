@@ -77,7 +77,7 @@ const fn base(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
     Case { name, base: true, long: false, run }
 }
 
-/// The case that `cargo xtask bench gateway` runs.
+/// The case that `cargo xtask bench --gateway` runs.
 pub const GATEWAY_START: &str = "a gateway's start beside a plain one";
 
 /// All cases, in order. What needs no VM comes first.
