@@ -173,14 +173,16 @@ fn image_boot(layout: &Layout, name: &ImageName, vmm: VmmKind) -> Result<Boot> {
         return Ok(files_boot(BaseFiles { kernel: top.vmlinux, rootfs: top.rootfs, initrd }));
     }
     let manifest = image::read_manifest(&paths.manifest)?;
-    // Every Firecracker takes an unpacked kernel, and only those from 1.17 on one as it is packed.
-    let kernel = match (&manifest.boot.kernel_elf, vmm) {
-        (Some(unpacked), VmmKind::Firecracker) => unpacked,
-        _ => &manifest.boot.kernel,
-    };
+    // Every Firecracker takes an unpacked kernel, and only those from 1.17 on one as it is packed. QEMU takes one that has the
+    // entry for it, and saves the guest a second of unpacking where that is emulated.
+    let unpacked =
+        manifest.boot.kernel_elf.as_ref().map(|file| paths.dir.join(file)).filter(|file| match vmm {
+            VmmKind::Firecracker => true,
+            VmmKind::Qemu => image::has_pvh_entry(file),
+        });
     Ok(Boot {
         files: BaseFiles {
-            kernel: paths.dir.join(kernel),
+            kernel: unpacked.unwrap_or_else(|| paths.dir.join(&manifest.boot.kernel)),
             rootfs: paths.rootfs,
             initrd: manifest.boot.initrd.as_ref().map(|file| paths.dir.join(file)),
         },

@@ -14,6 +14,7 @@ pub mod initrd;
 mod kernel;
 mod manifest;
 mod npm;
+mod pvh;
 pub mod recipe;
 mod store;
 pub mod tree;
@@ -31,6 +32,7 @@ pub use self::{
     build::build,
     check::{check_ext4, check_kernel},
     manifest::{Boot, Manifest, read as read_manifest},
+    pvh::has_pvh_entry,
     store::{ImportRequest, Listed, import, inspect, list, remove},
 };
 

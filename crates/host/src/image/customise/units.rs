@@ -6,7 +6,7 @@
 use super::{Entry, file, link};
 
 /// Units that are never started. Those that a suite does not have are masked all the same: it does no harm.
-const MASKED: [&str; 42] = [
+const MASKED: [&str; 44] = [
     // cloud-init's own stages: fireclaw-seed.service calls what is needed of them.
     "cloud-config.service",
     "cloud-final.service",
@@ -38,6 +38,7 @@ const MASKED: [&str; 42] = [
     "systemd-sysext.socket",
     "systemd-tpm2-setup-early.service",
     "systemd-tpm2-setup.service",
+    "systemd-udev-load-credentials.service",
     // Nobody sits at the console; it is for reading.
     "getty.target",
     "systemd-ask-password-console.path",
@@ -48,6 +49,7 @@ const MASKED: [&str; 42] = [
     "systemd-firstboot.service",
     "systemd-hwdb-update.service",
     "systemd-journal-catalog-update.service",
+    "systemd-sysusers.service",
     "systemd-update-done.service",
     // The initial ramdisk mounts the root filesystem as it stays.
     "systemd-remount-fs.service",
@@ -151,6 +153,8 @@ pub(super) fn units() -> Vec<Entry> {
             0o644,
             "[Unit]\nAfter=ssh.service\n",
         ),
+        // A second start of the server, only to read its configuration, which it reads again when it is started.
+        file(&format!("{SYSTEM}/ssh.service.d/10-fireclaw.conf"), 0o644, "[Service]\nExecStartPre=\n"),
     ];
     for unit in NOT_ENABLED {
         for target in ["multi-user", "timers", "sysinit", "getty"] {
