@@ -1,4 +1,4 @@
-//! Memory of a process of ours that stays: the pages of the program that were needed to start are given back. Changes this process.
+//! Memory of a process of ours that stays: what it needed once, to start or for a crowd, is given back. Changes this process.
 //!
 //! The kernel maps a program's pages as they are touched, sixteen at a time, and leaves them mapped. Parsing the command line, reading
 //! settings and binding ports leaves some megabytes behind of which a proxy that waits needs a few hundred kilobytes.
@@ -7,9 +7,20 @@ use std::{ffi::c_void, fs, num::NonZeroUsize, ptr::NonNull};
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
+/// Gives back what is not needed any more: what starting needed, and what a crowd of clients did that has gone. An allocator keeps the
+/// most that it ever had.
+pub fn give_back() {
+    // SAFETY: takes no pointer, and what is in use is left where it is.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+    unmap_the_program();
+}
+
 /// Unmaps the program's code and constants; what is needed still comes back from the page cache, a minor fault each. Nothing depends
 /// on it, so what cannot be done is left.
-pub fn forget_the_start() {
+fn unmap_the_program() {
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return };
     let Ok(program) = fs::read_link("/proc/self/exe") else { return };
     for (address, length) in clean(&maps, &program.to_string_lossy()) {
@@ -64,20 +75,34 @@ mod tests {
         assert_eq!(named, [(0x7f00_0000_0000, 0x27_8000), (0x7f00_0027_8000, 0x96_0000)]);
     }
 
+    fn resident(what: &str) -> usize {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn what_a_crowd_left_is_given_back() {
+        // Each by itself too small for a mapping of its own, and the last one stays, above all that was freed.
+        let mut crowd: Vec<Vec<u8>> = (0..8_000).map(|_| vec![1; 4_000]).collect();
+        let last = crowd.pop();
+        drop(crowd);
+        let before = resident("RssAnon");
+        give_back();
+        let after = resident("RssAnon");
+        assert!(after + 20_000 < before, "{before} kB, then {after} kB; {}", last.is_some());
+    }
+
     #[test]
     fn the_program_runs_on_with_less() {
-        let resident = || {
-            let status = fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find(|line| line.starts_with("RssFile")).unwrap();
-            line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
-        };
         // Walks through much of the program, so that there is something to give back.
         assert!(
             clean(MAPS, "/x").is_empty() && std::backtrace::Backtrace::force_capture().to_string().len() > 10
         );
-        let before = resident();
-        forget_the_start();
-        let after = resident();
+        let before = resident("RssFile");
+        unmap_the_program();
+        let after = resident("RssFile");
         assert!(after < before, "{before} kB, then {after} kB");
     }
 }

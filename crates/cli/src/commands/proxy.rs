@@ -34,5 +34,5 @@ pub fn run(app: &App, id: &str) -> Result<()> {
     // Whether a channel keeps it awake is for `attend` to say: the record that a unit hands over does not tell.
     let rest = requests.transpose()?.map(|requests| Rest { after: record.idle.after, requests });
     let ui = app.ui;
-    proxy::serve(&spec, Some(sidecar), rest, memory::forget_the_start, move |line| ui.warn(line))
+    proxy::serve(&spec, Some(sidecar), rest, memory::give_back, move |line| ui.warn(line))
 }

@@ -71,6 +71,7 @@ async fn accept(listener: TcpListener, sidecar: Rc<Sidecar>) {
                     continue;
                 }
                 sidecar.open.set(sidecar.open.get() + 1);
+                sidecar.most.set(sidecar.most.get().max(sidecar.open.get()));
                 let counted = Counted(Rc::clone(&sidecar));
                 tokio::task::spawn_local(async move { serve(&counted.0, stream, from).await });
             }

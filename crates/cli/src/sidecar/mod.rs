@@ -41,6 +41,8 @@ use self::{resolve::Resolver, tally::Tally, upstream::Upstream};
 
 /// No more connections of a guest than these at once; more are reset as they come.
 const CONNECTIONS: usize = 1024;
+/// So many at once leave some megabytes behind.
+const CROWD: usize = 50;
 
 /// What a sidecar needs to know that does not change.
 #[derive(Debug, Clone)]
@@ -74,6 +76,8 @@ pub(crate) struct Sidecar {
     changed: watch::Sender<()>,
     listening: RefCell<Vec<AbortHandle>>,
     open: Cell<usize>,
+    /// The most that were open at once since the memory for them was given back.
+    most: Cell<usize>,
     tally: Tally,
     resolver: Resolver,
     upstream: Upstream,
@@ -108,6 +112,7 @@ impl Prepared {
             changed: watch::Sender::new(()),
             listening: RefCell::default(),
             open: Cell::new(0),
+            most: Cell::new(0),
             tally: self.tally,
             budget: RefCell::new(Budget::new()),
             note: Box::new(note),
@@ -156,6 +161,15 @@ impl Sidecar {
     /// Whether a guest has a connection here: it asks its model, or reaches the world by its list.
     pub(crate) fn is_used(&self) -> bool {
         self.open.get() > 0
+    }
+
+    /// Whether nobody is left of so many that their memory is worth giving back. True once for each crowd.
+    fn crowd_has_gone(&self) -> bool {
+        let gone = self.open.get() == 0 && self.most.get() >= CROWD;
+        if gone {
+            self.most.set(0);
+        }
+        gone
     }
 
     /// What has been, for the host.

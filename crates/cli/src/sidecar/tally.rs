@@ -17,6 +17,7 @@ use fireclaw_core::{
     error::{Context, Result},
     sidecar::{Refusals, Report, Usage},
 };
+use fireclaw_host::memory;
 
 use super::Sidecar;
 
@@ -100,10 +101,13 @@ impl Tally {
     }
 }
 
-/// Writes the counters down now and then.
+/// Writes the counters down now and then, and gives back what a crowd needed.
 pub(super) async fn keep(sidecar: Rc<Sidecar>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         sidecar.save();
+        if sidecar.crowd_has_gone() {
+            memory::give_back();
+        }
     }
 }
