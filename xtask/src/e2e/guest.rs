@@ -28,6 +28,28 @@ pub fn shell(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// A link, and what is told of where it leads. Node follows it where it looks, and OpenClaw's modules are not looked for, but for those
+/// whose importer was named with a query: what follows it is no path.
+const LINKED: &str = "set -eu
+    cd \"$(mktemp -d)\"
+    for folder in openclaw/dist other/dist; do
+        mkdir -p $folder
+        echo 'export const at = import.meta.url.split(\"/\").pop()' > $folder/real.mjs
+        ln -s real.mjs $folder/link.mjs
+        echo 'export { at } from \"./link.mjs\"' > $folder/again.mjs
+        echo 'import { at } from \"./link.mjs\"
+            import { at as again } from \"./again.mjs?at=/other/place/\"
+            console.log(at, again)' > $folder/main.mjs
+        /opt/openclaw/node/bin/node --import /usr/local/lib/fireclaw/preload.mjs $folder/main.mjs
+    done";
+
+/// The script that is loaded before OpenClaw does its work in the image's Node.
+pub fn preload(world: &mut World) -> Result<()> {
+    same("where modules are", &world.guest(LINKED)?.as_str(), &"link.mjs real.mjs\nreal.mjs real.mjs")?;
+    let unit = world.guest(&format!("systemctl cat openclaw-{ID}.service"))?;
+    ensure(unit.contains("--import /usr/local/lib/fireclaw/preload.mjs"), || unit.clone())
+}
+
 /// The environment of the running gateway.
 fn gateway_environment(world: &World) -> Result<Vec<String>> {
     let unit = format!("openclaw-{ID}.service");

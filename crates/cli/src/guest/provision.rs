@@ -13,10 +13,10 @@ use fireclaw_core::{
     error::Result,
     guest::{
         SHUTDOWN_HOOK, STOP_SECONDS, environment,
-        paths::{GuestFiles, GuestPaths, PATIENCE},
+        paths::{GuestFiles, GuestPaths, PRELOAD},
         protocol::{Done, ProvisionRequest},
         settings::{self, Facts},
-        unit::PATIENCE_SCRIPT,
+        unit::PRELOAD_SCRIPT,
     },
     spec::value::Runtime,
 };
@@ -78,10 +78,10 @@ struct Target {
 }
 
 /// The script that the unit names.
-fn write_patience(guest: &Guest<'_>) -> Result<()> {
-    let path = Path::new(PATIENCE);
+fn write_preload(guest: &Guest<'_>) -> Result<()> {
+    let path = Path::new(PRELOAD);
     guest.files.system_dir(path.parent().unwrap_or(path))?;
-    guest.files.write(path, PATIENCE_SCRIPT, 0o644).map(drop)
+    guest.files.write(path, PRELOAD_SCRIPT, 0o644).map(drop)
 }
 
 impl Run<'_, '_> {
@@ -91,7 +91,7 @@ impl Run<'_, '_> {
         self.guest.files.private_dir(&self.files.etc)?;
         self.guest.files.private_dir(&self.files.var)?;
         // The check of a configuration in a container mounts it too.
-        write_patience(self.guest)?;
+        write_preload(self.guest)?;
         let hook = GuestPaths::shutdown_hook();
         self.guest.files.system_dir(hook.parent().unwrap_or(&hook))?;
         self.guest.files.write(&hook, SHUTDOWN_HOOK, 0o755)?;

@@ -83,7 +83,7 @@ const PACKAGES: [&str; 3] = [
 ];
 
 /// A script that Node loads before OpenClaw, readable for everybody.
-pub const PATIENCE: &str = "/usr/local/lib/fireclaw/patience.mjs";
+pub const PRELOAD: &str = "/usr/local/lib/fireclaw/preload.mjs";
 
 /// The folder of an image that fireclaw built.
 const OWN: &str = "/opt/openclaw";

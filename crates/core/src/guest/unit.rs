@@ -5,7 +5,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use super::{EXIT_CONFIGURATION, GATEWAY_PORT, STOP_SECONDS, USER, paths::PATIENCE};
+use super::{EXIT_CONFIGURATION, GATEWAY_PORT, STOP_SECONDS, USER, paths::PRELOAD};
 use crate::id::InstanceId;
 
 /// What the native runtime starts.
@@ -41,9 +41,9 @@ const SERVICE: [(&str, &str); 4] = [
 /// The folder of Node's compile cache, below /var/cache. Node keeps a folder a user in it: only one that this user has warmed is warm.
 pub const COMPILE_CACHE: &str = "/var/cache/openclaw/compile";
 
-/// What Node loads before OpenClaw: gives OpenClaw time on machines that are too slow for a limit of its own. It lies at
-/// [`PATIENCE`].
-pub const PATIENCE_SCRIPT: &str = include_str!("patience.mjs");
+/// What Node loads before OpenClaw, in one file, as each more costs a slow machine some time: gives OpenClaw time on machines that are too
+/// slow for a limit of its own, and finds its modules without asking the file system for each. It lies at [`PRELOAD`].
+pub const PRELOAD_SCRIPT: &str = concat!(include_str!("patience.mjs"), "\n", include_str!("resolve.mjs"));
 
 /// The environment of the native gateway that is not secret. The last variable keeps OpenClaw's launcher from starting Node a
 /// second time only to move the cache: one process and 60 MB less.
@@ -72,7 +72,7 @@ pub fn native(id: &InstanceId, environment: &Path, native: &Native<'_>) -> Strin
         unit,
         "Environment=PATH={bin}:/usr/local/bin:/usr/bin:/bin\n\
          EnvironmentFile={environment}\n\
-         ExecStart={node} --import {PATIENCE} {package}/openclaw.mjs gateway run --bind lan --port {GATEWAY_PORT}\n",
+         ExecStart={node} --import {PRELOAD} {package}/openclaw.mjs gateway run --bind lan --port {GATEWAY_PORT}\n",
         bin = native.node.parent().unwrap_or(Path::new("/usr/bin")).display(),
         environment = environment.display(),
         node = native.node.display(),
@@ -88,7 +88,7 @@ pub fn container(id: &InstanceId) -> String {
 
 /// Arguments of `docker run` that the gateway and the check of its configuration share.
 pub fn docker_mounts(docker: &Docker<'_>) -> Vec<String> {
-    [format!("{}:/home/node/.openclaw", docker.state.display()), format!("{PATIENCE}:{PATIENCE}:ro")]
+    [format!("{}:/home/node/.openclaw", docker.state.display()), format!("{PRELOAD}:{PRELOAD}:ro")]
         .into_iter()
         .flat_map(|volume| ["--volume".to_owned(), volume])
         .collect()
@@ -116,7 +116,7 @@ pub fn docker(id: &InstanceId, environment: &Path, docker: &Docker<'_>) -> Strin
     }
     let _ = writeln!(
         unit,
-        " {} node --import {PATIENCE} dist/index.js gateway --bind lan --port {GATEWAY_PORT}",
+        " {} node --import {PRELOAD} dist/index.js gateway --bind lan --port {GATEWAY_PORT}",
         docker.image
     );
     let _ = writeln!(unit, "ExecStop=/usr/bin/docker stop -t {STOP_SECONDS} {name}");
