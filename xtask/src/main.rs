@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask ci` is every check there is, and what CI runs.
 
+mod attacker;
 mod bench;
 mod ci;
 mod container;

@@ -1,8 +1,9 @@
-//! The tests' internet: one host in a network namespace of its own, with a provider's stand-in and a container registry. Makes
-//! links in the tests' namespace and a process that holds the other one.
+//! The tests' internet: one host in a network namespace of its own, with a provider's stand-in, a container registry, a site and a
+//! name server. Makes links in the tests' namespace and a process that holds the other one.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::Child,
     time::Duration,
@@ -11,7 +12,9 @@ use std::{
 use clap::Args;
 use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::exec::{Cmd, handover};
-use fireclaw_testkit::{http::Received, oci::Layout, provider::Provider, registry::Registry, tls::Authority};
+use fireclaw_testkit::{
+    dns::Dns, http::Received, oci::Layout, provider::Provider, registry::Registry, tls::Authority,
+};
 
 use super::world::{World, ensure};
 use crate::shell;
@@ -25,6 +28,20 @@ pub const PROVIDER_TLS: u16 = 8443;
 /// The registry's port.
 pub const REGISTRY: u16 = 5000;
 const AUTHORITY: &str = "authority.pem";
+/// A site's ports, with and without TLS.
+const SITE: [u16; 2] = [80, 443];
+/// What the name server knows: the site by names that a policy allows and one that it does not, and names that lead astray.
+const ZONE: &[(&str, &[[u8; 4]])] = &[
+    ("allowed.test", &[HOST.octets()]),
+    ("www.wild.test", &[HOST.octets()]),
+    ("forbidden.test", &[HOST.octets()]),
+    ("breach.test", &[HOST.octets()]),
+    ("notallowed.test", &[HOST.octets()]),
+    ("lan.wild.test", &[[192, 168, 77, 10]]),
+    ("metadata.wild.test", &[[169, 254, 169, 254]]),
+    ("host.wild.test", &[[172, 30, 0, 1]]),
+    ("own.wild.test", &[[203, 0, 113, 1]]),
+];
 /// What the provider answers.
 pub const ANSWER: &str = "The crab has landed.";
 
@@ -142,6 +159,18 @@ pub fn is_closed(_: &mut World) -> Result<()> {
     ensure(six.trim().is_empty(), || format!("an IPv6 default route: {six}"))
 }
 
+/// Sends every datagram of a port back, until the process ends.
+fn echo(port: u16) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    });
+    Ok(())
+}
+
 /// A request as the cases look at it: path, key, body.
 fn recorded_line(request: &Received) -> String {
     let key = request.header("x-api-key").unwrap_or("none");
@@ -162,20 +191,33 @@ pub fn serve(options: &Options) -> Result<()> {
         Layout::open_or_create(&options.dir.join("registry")).context("open", "the registry's layout")?;
     let registry =
         Registry::start((Ipv4Addr::UNSPECIFIED, REGISTRY), layout).context("serve", "the registry")?;
+    let [plain, encrypted] = SITE;
+    let site = Provider::start((Ipv4Addr::UNSPECIFIED, plain), ANSWER).context("serve", "the site")?;
+    let tls = Some(authority.server(&["allowed.test"]));
+    let secure_site = Provider::start_with((Ipv4Addr::UNSPECIFIED, encrypted), tls, ANSWER)
+        .context("serve", "the site over TLS")?;
+    echo(encrypted).context("serve", "datagrams")?;
+    let names = Dns::start((HOST, 53).into(), ZONE).context("serve", "names")?;
+    let record = |name: &str, text: String| {
+        std::fs::write(options.dir.join(name), text).map_err(|error| Error::new("record", name).source(error))
+    };
     let forever = fireclaw_host::wait::Requirement {
         description: "the end of the tests".into(),
         deadline: Duration::from_hours(2),
         hint: String::new(),
     };
-    let mut recorded = 0;
+    let mut recorded = [0; 2];
     fireclaw_host::wait::until::<()>(&forever, &fireclaw_host::interrupt::Interrupt::default(), || {
-        let requests = [provider.requests(), secure.requests()].concat();
-        if requests.len() > recorded {
-            recorded = requests.len();
+        let requests = [&provider, &secure, &site, &secure_site].map(Provider::requests).concat();
+        let asked = names.asked();
+        let seen = [requests.len(), asked.len()];
+        if seen != recorded {
+            recorded = seen;
             let text: Vec<_> = requests.iter().map(recorded_line).collect();
-            let text = text.join("\n");
-            if let Err(error) = std::fs::write(options.dir.join("requests"), text) {
-                return fireclaw_host::wait::Probed::Never(Error::new("record", "requests").source(error));
+            let written =
+                record("requests", text.join("\n")).and_then(|()| record("names", asked.join("\n")));
+            if let Err(error) = written {
+                return fireclaw_host::wait::Probed::Never(error);
             }
         }
         fireclaw_host::wait::Probed::NotYet(String::new())

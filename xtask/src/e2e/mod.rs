@@ -4,6 +4,7 @@
 //! The image is built outside of it, from the package registries. Everything else has no route to any real network.
 
 mod agent;
+mod attacks;
 mod bash;
 mod cli;
 mod clone;
@@ -103,9 +104,11 @@ fn cases() -> Vec<Case> {
         case("logs", lifecycle::logs),
         case("shell", guest::shell),
         case("values arrive byte for byte", guest::values),
+        case("modules of OpenClaw are found by their names", guest::preload),
         case("the guest is walled in", guest::walls),
         case("a whole agent turn, its key on the host", agent::turn),
         case("the key is nowhere in the guest", agent::key_is_nowhere),
+        case("attacks on keys and names from inside", attacks::keys_and_names),
         case("provision changes settings and keeps hand edits", guest::provision),
         case("provision refuses without changing", guest::provision_refused),
         long("kill -9 of provision", crash::provision),

@@ -149,11 +149,16 @@ impl World {
 
     /// The process of an instance's VM.
     pub fn vm_pid(&self, id: &str) -> Result<i32> {
-        let pids = shell::ask("pgrep", &["-f", &format!("guest={id},process={id}")])?.text();
+        Self::process(&format!("guest={id},process={id}"))
+    }
+
+    /// The first process whose command line has this pattern.
+    pub fn process(pattern: &str) -> Result<i32> {
+        let pids = shell::ask("pgrep", &["-f", "--", pattern])?.text();
         pids.lines()
             .next()
             .and_then(|pid| pid.parse().ok())
-            .ok_or_else(|| Error::new("find", format!("the VMM of {id}")).because("no such process"))
+            .ok_or_else(|| Error::new("find", format!("`{pattern}`")).because("no such process"))
     }
 
     /// Waits until something holds.

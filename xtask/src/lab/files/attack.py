@@ -1,72 +1,11 @@
-# What root in a guest tries: $1 is the policy in force, then its own address, MAC and port at the host, the bridge's address, the
-# neighbour's address and MAC. Says of each whether it held. Bounded: the longest takes some seconds.
-import errno, os, select, socket, struct, subprocess, sys, time
+# What root in a guest tries, after what files/attacker.py has: $1 is the policy in force, then its own address, MAC and port at the
+# host, the bridge's address, the neighbour's address and MAC. Says of each whether it held. Bounded: the longest takes some seconds.
+import errno
 
 policy, ip, mac, port, gateway, neighbour, neighbour_mac = sys.argv[1:8]
 OUTSIDE, LAN, METADATA = "203.0.113.10", "10.99.0.5", "169.254.169.254"
 MARK = b"fireclaw-attack"
-PATIENCE = 3
 DEVICE = next(name for name in os.listdir("/sys/class/net") if name != "lo")
-
-
-def said(name, got_through, detail=""):
-    print("BREACH" if got_through else "held", name, detail, flush=True)
-
-
-def exchange(address, port, send=b"GET / HTTP/1.0\r\n\r\n"):
-    """What comes back over TCP; empty when nothing does."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as s:
-        s.settimeout(PATIENCE)
-        try:
-            s.connect((address, port))
-            parts = send if isinstance(send, list) else [send]
-            for part in parts:
-                s.sendall(part)
-            got = b""
-            while more := s.recv(4096):
-                got += more
-            return got or b"(connected)"
-        except OSError:
-            return b""
-
-
-def datagram(address, port, send=b"marked\n"):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.settimeout(PATIENCE)
-        try:
-            s.sendto(send, (address, port))
-            return s.recv(2048)
-        except OSError:
-            return b""
-
-
-def open_ports(address, ports):
-    """Those that take a connection, some hundreds asked at once."""
-    ports, found = list(ports), set()
-    for first in range(0, len(ports), 400):
-        waiting, poll = {}, select.poll()
-        for number in ports[first : first + 400]:
-            s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            s.setblocking(False)
-            s.connect_ex((address, number))
-            waiting[s.fileno()] = s, number
-            poll.register(s, select.POLLOUT)
-        end = time.monotonic() + PATIENCE
-        while waiting and (left := end - time.monotonic()) > 0:
-            for fd, _ in poll.poll(left * 1000):
-                poll.unregister(fd)
-                s, number = waiting.pop(fd)
-                if s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                    found.add(number)
-                s.close()
-        for s, _ in waiting.values():
-            s.close()
-    return found
-
-
-def pinged(address):
-    return subprocess.run(["ping", "-c", "1", "-W", "2", address], capture_output=True).returncode == 0
 
 
 def hexed(address):
@@ -134,15 +73,6 @@ def frames():
     yield "LLDP", ethernet("01:80:c2:00:00:0e", mac, 0x88CC, MARK * 3)
     yield "an unknown kind of frame", ethernet(neighbour_mac, mac, 0x88B5, MARK * 3)
     yield "a kind that is too short to be one", ethernet(neighbour_mac, mac, 0x0800, MARK)
-
-
-def question(name):
-    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
-    return struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1)
-
-
-def has_answer(reply):
-    return len(reply) >= 12 and struct.unpack("!HHHHHH", reply[:12])[3] > 0
 
 
 def public():

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::neighbours::outside;
 use crate::{
+    attacker,
     lab::host::{Lab, ensure, same},
     say,
 };
@@ -75,13 +76,8 @@ fn attacks(
         &other["VM_MAC"],
     ];
     let command = [&["fireclaw", "shell", ATTACKER, "sudo", "python3", "-"][..], &words].concat();
-    let said = lab.remote.must_with(&command, include_bytes!("../files/attack.py").to_vec())?;
-    let through: Vec<&str> = said.lines().filter(|line| line.starts_with("BREACH")).collect();
-    ensure(through.is_empty(), || through.join("; "))?;
-    let tried = said.lines().filter(|line| line.starts_with("held ") || line.starts_with("sent ")).count();
-    say::detail(&said);
-    ensure(tried > 10, || format!("only {tried} were tried: {said}"))?;
-    Ok(tried)
+    let said = lab.remote.must_with(&command, attacker::script(include_str!("../files/attack.py")))?;
+    attacker::judge(&said)
 }
 
 /// The neighbour looks at its link from now on.
