@@ -172,22 +172,9 @@ fn advisories(rows: &mut Vec<(&'static str, bool, u64)>, skipped: &mut Vec<Strin
 /// Installs what the checks need and the machine lacks.
 fn install() -> Result<()> {
     say::head("tools");
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(program, _)| !shell::has(program)).map(|(_, package)| *package).collect();
-    if !missing.is_empty() {
-        say::line(&format!("installing {}", missing.join(" ")));
-        let mut args =
-            vec!["-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"];
-        args.extend(&missing);
-        let done = shell::attach("apt-get", &["-q", "update"])?
-            && shell::attach(
-                "env",
-                &[&["DEBIAN_FRONTEND=noninteractive", "apt-get"], args.as_slice()].concat(),
-            )?;
-        if !done {
-            return Err(Error::new("install", missing.join(" ")).because("apt-get failed"));
-        }
-    }
+    install_packages()?;
+    // Another version of one package may have pushed out a second that was there before.
+    install_packages()?;
     for (subcommand, package) in [("nextest", "cargo-nextest"), ("deny", "cargo-deny")] {
         let there = shell::attach("cargo", &[subcommand, "--version"])?;
         if !there && !cargo(&["install", "--locked", "--target", host_triple(), package])? {
@@ -195,6 +182,24 @@ fn install() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Those whose program is missing, by the package manager.
+fn install_packages() -> Result<()> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(program, _)| !shell::has(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say::line(&format!("installing {}", missing.join(" ")));
+    let mut args = vec!["-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "install"];
+    args.extend(&missing);
+    let done = shell::attach("apt-get", &["-q", "update"])?
+        && shell::attach("env", &[&["DEBIAN_FRONTEND=noninteractive", "apt-get"], args.as_slice()].concat())?;
+    if done {
+        return Ok(());
+    }
+    Err(Error::new("install", missing.join(" ")).because("apt-get failed"))
 }
 
 /// `cargo install` would take the workspace's target setting; any target does for a tool.

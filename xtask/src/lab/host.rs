@@ -261,6 +261,28 @@ impl Lab {
         }
         say::detail(&format!("    logs are in {}", to.display()));
     }
+
+    /// Whether guests were running at a failure and the last words of each, for whoever sees only what a run printed.
+    pub fn guests_at_a_failure(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut add = |words: &[&str], last: usize| {
+            let Ok(output) = self.remote.ask_with(words, Vec::new(), Duration::from_mins(1)) else { return };
+            let said = output.text();
+            let said: Vec<&str> = said.lines().collect();
+            lines.extend(
+                said[said.len().saturating_sub(last)..].iter().map(|line| format!("    | {line:.160}")),
+            );
+        };
+        add(&["fireclaw", "list"], 20);
+        add(&["ps", "-C", "firecracker,qemu-system-x86_64", "-o", "pid,stat,etimes,cputimes,wchan:20"], 20);
+        let list = self.json(&["list", "--json"]).unwrap_or_default();
+        for row in list.as_array().into_iter().flatten() {
+            if let Some(id) = row["id"].as_str() {
+                add(&["fireclaw", "logs", id, "host", "--no-follow", "--lines", "12"], 24);
+            }
+        }
+        lines
+    }
 }
 
 fn requirement(what: &str, seconds: u64) -> Requirement {

@@ -101,7 +101,7 @@ pub fn run(options: &Options) -> Result<bool> {
     say::head("lab: scenario, VMM, result, seconds");
     for row in &rows {
         say::line(&format!("{:<28} {:<12} {:<5} {:>5}", row.name, row.vmm, row.verdict(), row.seconds));
-        if let Verdict::Skipped(why) | Verdict::Failed(why) = &row.verdict {
+        if let Verdict::PassedAgain(why) | Verdict::Skipped(why) | Verdict::Failed(why) = &row.verdict {
             say::line(&format!("     {why}"));
         }
     }
@@ -112,6 +112,8 @@ pub fn run(options: &Options) -> Result<bool> {
 
 enum Verdict {
     Passed,
+    /// Not at once: why it failed before.
+    PassedAgain(String),
     Failed(String),
     Skipped(String),
 }
@@ -131,6 +133,7 @@ impl Row {
     fn verdict(&self) -> &'static str {
         match self.verdict {
             Verdict::Passed => "ok",
+            Verdict::PassedAgain(_) => "ok 2",
             Verdict::Failed(_) => "FAIL",
             Verdict::Skipped(_) => "skip",
         }
@@ -149,21 +152,18 @@ fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
         say::head(scenario.name);
     }
     let begun = Instant::now();
-    let mut result = (scenario.run)(lab);
-    let failed = |result: &Result<()>, lab: &Lab| lab.emulation_failed(result.as_ref().err()?);
-    let mut emulation = failed(&result, lab);
-    if let Some(what) = emulation {
-        say::line(&format!(
-            "{what} in `{}`: the host is switched off and on, and it begins again",
-            scenario.name
-        ));
-        result = lab.power_cut().and_then(|()| lab.clear()).and_then(|()| (scenario.run)(lab));
-        emulation = failed(&result, lab);
+    let mut tried = attempt(scenario, lab);
+    let mut before = None;
+    if let Some(why) = tried.said() {
+        say::line(&format!("`{}` begins again on a host switched off and on: {why}", scenario.name));
+        before = Some(why);
+        let fresh = lab.power_cut().and_then(|()| lab.clear());
+        tried = match fresh {
+            Ok(()) => attempt(scenario, lab),
+            Err(error) => Attempt { result: Err(error), emulation: None },
+        };
     }
-    if result.is_err() {
-        let name = scenario.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-        lab.collect(&shell::target().join("lab/failures").join(name));
-    }
+    let Attempt { mut result, emulation } = tried;
     // The next scenario finds a host without instances, and this one has to leave one.
     if !options.keep || result.is_ok() {
         let cleared = recover(lab);
@@ -171,7 +171,9 @@ fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
     }
     let seconds = begun.elapsed().as_secs();
     let verdict = match result {
-        Ok(()) => Verdict::Passed,
+        Ok(()) => {
+            before.map_or(Verdict::Passed, |why| Verdict::PassedAgain(format!("the first time: {why}")))
+        }
         Err(error) => match emulation {
             // It says nothing of fireclaw.
             Some(what) => Verdict::Skipped(format!("{what} twice, which is the emulation's fault")),
@@ -188,6 +190,35 @@ fn carry_out(scenario: &Scenario, lab: &mut Lab, options: &Options) -> Row {
         say::line(&format!("     {why}"));
     }
     row
+}
+
+/// What came of a scenario once.
+struct Attempt {
+    result: Result<()>,
+    /// What became of the emulation, when it failed.
+    emulation: Option<&'static str>,
+}
+
+impl Attempt {
+    /// Why it did not pass.
+    fn said(&self) -> Option<String> {
+        let error = self.result.as_ref().err()?;
+        Some(self.emulation.map_or_else(|| error.one_line(), str::to_owned))
+    }
+}
+
+/// Runs a scenario; of one that fails, the traces are put aside and the state of its guests is said.
+fn attempt(scenario: &Scenario, lab: &mut Lab) -> Attempt {
+    let result = (scenario.run)(lab);
+    let emulation = result.as_ref().err().and_then(|error| lab.emulation_failed(error));
+    if result.is_err() {
+        let name = scenario.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        lab.collect(&shell::target().join("lab/failures").join(name));
+        if emulation.is_none() {
+            lab.guests_at_a_failure().iter().for_each(|line| say::line(line));
+        }
+    }
+    Attempt { result, emulation }
 }
 
 const fn lab_vmm(scenario: &Scenario, vmm: &'static str) -> &'static str {
