@@ -16,6 +16,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ssh", "openssh-client"),
     ("mke2fs", "e2fsprogs"),
     ("mcopy", "mtools"),
+    ("mkfs.fat", "dosfstools"),
     ("blkid", "util-linux"),
     ("mkfs.xfs", "xfsprogs"),
     ("socat", "socat"),

@@ -1,6 +1,8 @@
 //! The `NoCloud` seed as a guest finds it: a small vfat disk labelled CIDATA, or, for kernels that know no vfat, files
 //! inside the root filesystem. Touches the seed file or the disk it is given; runs `debugfs`.
 
+pub mod reader;
+
 use std::{
     fs::Permissions,
     io::{Cursor, Write},

@@ -24,14 +24,14 @@ use fireclaw_testkit::oci::Layout;
 use serde_json::json;
 
 use super::{disk, stock};
-use crate::container;
+use crate::{container, shell};
 
 /// Raised when the same inputs are to make another image.
 const RECIPE: u32 = 1;
 
 const SUITE: &str = "trixie";
 
-/// What the guest's side of fireclaw and the seed's reader need, and SQLite.
+/// What the guest's side of fireclaw needs, what plays an attacker, and SQLite.
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "dbus",
@@ -56,8 +56,8 @@ const WRITER: &str = "[Unit]\nDescription=Rows in SQLite\n[Service]\nExecStart=/
 
 /// Gives the disk, made when there is none with these images. With a `default`, the folder of a built image, it carries that
 /// too, and what else takes room: container images in a registry's layout and a stock root filesystem with its packages.
-pub fn disk(below: &Path, default: Option<&Path>) -> Result<PathBuf> {
-    let tiny = tiny(below)?;
+pub fn disk(below: &Path, program: &Path, default: Option<&Path>) -> Result<PathBuf> {
+    let tiny = tiny(below, program)?;
     let Some(default) = default else {
         let dir = disk::kept(below, "images", &tiny.display().to_string(), |dir| {
             link_all(&tiny, &dir.join("tree/base/images/tiny"))?;
@@ -114,10 +114,12 @@ fn link_all(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The small image, as a folder that `image build` could have made.
-fn tiny(below: &Path) -> Result<PathBuf> {
-    let request = request()?;
+fn tiny(below: &Path, program: &Path) -> Result<PathBuf> {
+    let request = request(program)?;
     let entries = entries(&request);
-    let inputs = format!("{RECIPE}\n{SUITE}\n{PACKAGES:?}\n{entries:?}\n{}", recipe::CMDLINE);
+    let sum = shell::must("sha256sum", &["--", &program.display().to_string()])?;
+    let sum = sum.split_whitespace().next().unwrap_or_default();
+    let inputs = format!("{RECIPE}\n{SUITE}\n{PACKAGES:?}\n{entries:?}\n{}\n{sum}", recipe::CMDLINE);
     disk::kept(below, "tiny", &inputs, |dir| {
         let work = below.join("tree-of-tiny");
         fireclaw_host::fs::remove_tree(&work)?;
@@ -125,7 +127,9 @@ fn tiny(below: &Path) -> Result<PathBuf> {
         let user =
             ["useradd", "--create-home", "--uid", "1000", "--user-group", "--shell", "/bin/bash", "ubuntu"];
         SystemExec::default().check(Cmd::new("chroot").arg(&work).args(user))?;
-        Tree::new(&work).apply(&entries)?;
+        let tree = Tree::new(&work);
+        tree.apply(&entries)?;
+        tree.install(program, customise::AGENT, customise::PROGRAM)?;
         disk::boot_files(&work, dir)?;
         for name in fireclaw_host::fs::names(&work.join("boot"))? {
             fireclaw_host::fs::remove_any(&work.join("boot").join(name))?;
@@ -142,8 +146,8 @@ fn tiny(below: &Path) -> Result<PathBuf> {
     })
 }
 
-fn request() -> Result<BuildRequest> {
-    let mut request = BuildRequest::new("tiny".parse()?);
+fn request(program: &Path) -> Result<BuildRequest> {
+    let mut request = BuildRequest::new("tiny".parse()?, program.to_owned());
     (request.docker, request.browser) = (false, false);
     "0.0.0".clone_into(&mut request.openclaw_version);
     Ok(request)

@@ -262,7 +262,7 @@ fn prepare(options: &Options, large: bool) -> Result<(Lab, Proved)> {
             }
         },
     };
-    let images = images::disk(&below, default.as_deref())?;
+    let images = images::disk(&below, &program, default.as_deref())?;
     let machine = Machine::new(&below.join("run"), host, &images)?;
     let remote = Remote::new(&key, machine.ssh_port)?;
     let proved = proved(options)?;

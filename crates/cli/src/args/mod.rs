@@ -247,6 +247,8 @@ pub enum GuestCommand {
     },
     /// Report versions as JSON
     Info,
+    /// Become the machine that the seed disk describes; an image's first unit of a boot starts it
+    Seed,
 }
 
 /// `stop` and `restart`.

@@ -34,7 +34,7 @@ pub fn run(command: ImageCommand) -> Result<()> {
 
 fn build(app: &App, args: &ImageBuildArgs) -> Result<()> {
     app.need_root()?;
-    let mut request = BuildRequest::new(args.name.parse()?);
+    let mut request = BuildRequest::new(args.name.parse()?, own_program()?);
     request.suite.clone_from(&args.suite);
     request.mirror.clone_from(&args.mirror);
     request.docker = !args.no_docker;
@@ -42,7 +42,6 @@ fn build(app: &App, args: &ImageBuildArgs) -> Result<()> {
     if let Some(version) = &args.openclaw_version {
         request.openclaw_version.clone_from(version);
     }
-    request.guest_binary = Some(own_program()?);
     let mut progress = app.ui.progress();
     let (manifest, times) = carry_out(app, &request, &mut progress)?;
     let total: u64 = times.iter().map(|time| time.ms).sum();
@@ -51,8 +50,7 @@ fn build(app: &App, args: &ImageBuildArgs) -> Result<()> {
 
 /// The image that a setup lacks, with the defaults of `image build`.
 pub fn build_for_setup(app: &App, name: &ImageName, progress: &mut Progress) -> Result<Vec<StepTime>> {
-    let mut request = BuildRequest::new(name.clone());
-    request.guest_binary = Some(own_program()?);
+    let request = BuildRequest::new(name.clone(), own_program()?);
     carry_out(app, &request, progress).map(|(_, times)| times)
 }
 

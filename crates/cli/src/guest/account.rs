@@ -50,12 +50,13 @@ pub(super) fn ensure(
     Ok(Owner { account, state })
 }
 
-fn find(guest: &Guest<'_>) -> Result<Option<Account>> {
+/// The user, if there is one.
+pub(super) fn find(guest: &Guest<'_>) -> Result<Option<Account>> {
     Ok(guest.files.read_system(&GuestPaths::passwd())?.and_then(|passwd| system::account(&passwd, USER)))
 }
 
 /// A state folder of another user's (made by root's hand, or by the other runtime) ends in a gateway that cannot write.
-fn hand_over(guest: &Guest<'_>, dir: &Path, account: &Account) -> Result<()> {
+pub(super) fn hand_over(guest: &Guest<'_>, dir: &Path, account: &Account) -> Result<()> {
     let owner = format!("{}:{}", account.uid, account.gid);
     let cmd = Cmd::new("chown").args(["--recursive", "--no-dereference", &owner]).arg(dir);
     guest.exec.check(cmd).map(drop)

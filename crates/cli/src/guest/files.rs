@@ -5,7 +5,7 @@ use std::{
     fs::{self, OpenOptions, Permissions},
     io::{ErrorKind, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, lchown},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use fireclaw_core::{
@@ -25,6 +25,11 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn new(paths: GuestPaths) -> Self {
         Self { paths }
+    }
+
+    /// The root of them all, as this process has it.
+    pub(super) fn root(&self) -> PathBuf {
+        self.paths.on_disk(Path::new("/"))
     }
 
     /// Whether something is at a path, links followed.
@@ -71,6 +76,11 @@ impl Files {
             durable::write(&disk, content.as_bytes(), mode)?;
         }
         Ok(!same)
+    }
+
+    /// Writes to what the kernel shows as a file, which cannot be replaced.
+    pub(super) fn write_in_place(&self, path: &Path, content: &str) -> Result<()> {
+        fs::write(self.paths.on_disk(path), content).context("write", path.display())
     }
 
     /// Writes a 0600 file of a user's by way of `beside`, in the same folder, so that it has its owner from its first moment.

@@ -1,8 +1,8 @@
-//! The guest's side: `fireclaw guest …`, started over SSH as root in the VM. Writes files below /etc, /var and the gateway's
+//! The guest's side: `fireclaw guest …`, started over SSH or by a unit, as root in the VM. Writes files below /etc, /var and the gateway's
 //! home, drives systemd, Docker and apt, and answers on standard output.
 //!
-//! `provision` reads one JSON request and prints one JSON event a line; the other verbs print one JSON object. What to write is
-//! decided in [`fireclaw_core::guest`]; here it is done.
+//! `provision` reads one JSON request and prints one JSON event a line; `seed`, which a unit starts, prints a line for the journal; the
+//! other verbs print one JSON object. What to write is decided in [`fireclaw_core::guest`]; here it is done.
 
 mod account;
 mod browser;
@@ -15,6 +15,7 @@ mod native;
 mod packages;
 mod probe;
 mod provision;
+mod seed;
 mod service;
 
 use std::{
@@ -88,6 +89,10 @@ impl Guest<'_> {
                 print(out, &self.service(&id.parse()?).stop(Duration::from_secs(timeout))?)
             }
             GuestCommand::Info => print(out, &info::info(self)?),
+            GuestCommand::Seed => {
+                let said = seed::apply(self)?;
+                writeln!(out, "{said}").context("write", "what was done")
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 mod browser;
 mod docker;
 mod native;
+mod seed;
 mod verbs;
 mod world;

@@ -15,6 +15,7 @@ pub mod merge;
 pub mod paths;
 pub mod protocol;
 pub mod renewal;
+pub mod seed;
 pub mod settings;
 pub mod system;
 pub mod unit;

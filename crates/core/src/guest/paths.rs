@@ -72,6 +72,21 @@ pub struct IdentityFiles {
     pub authorized_keys: PathBuf,
 }
 
+/// The files by which a guest of an image of fireclaw becomes the one that its seed describes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedPaths {
+    /// The checksum of the seed that was applied last, 0600.
+    pub stamp: PathBuf,
+    /// There while the units of cloud-init are to run.
+    pub flag: PathBuf,
+    /// The network card, for systemd-networkd.
+    pub network: PathBuf,
+    /// Names that the guest knows by itself.
+    pub hosts: PathBuf,
+    /// The kernel's own name of the machine.
+    pub kernel_hostname: PathBuf,
+}
+
 /// Where an image may carry Node, best first.
 const NODES: [&str; 3] = ["/opt/openclaw/node/bin/node", "/usr/local/bin/node", "/usr/bin/node"];
 
@@ -153,6 +168,17 @@ impl GuestPaths {
             host_key_public: ssh.join("ssh_host_ed25519_key.pub"),
             other_host_keys: other.chain([ssh.join("ssh_host_ed25519_key-cert.pub")]).collect(),
             authorized_keys: home.join(".ssh/authorized_keys"),
+        }
+    }
+
+    /// What a seed changes beside what says which machine this is.
+    pub fn seed() -> SeedPaths {
+        SeedPaths {
+            stamp: Path::new(Self::VAR).join("seed.sha256"),
+            flag: "/run/fireclaw/cloud-init".into(),
+            network: "/etc/systemd/network/10-fireclaw.network".into(),
+            hosts: "/etc/hosts".into(),
+            kernel_hostname: "/proc/sys/kernel/hostname".into(),
         }
     }
 

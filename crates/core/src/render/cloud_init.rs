@@ -15,7 +15,9 @@ use crate::{
 };
 
 /// The name of the guest's one network card.
-const CARD: &str = "eth0";
+pub(crate) const CARD: &str = "eth0";
+/// The first line of user-data that holds settings.
+pub(crate) const HEADER: &str = "#cloud-config";
 
 /// An SSH host key that we give to the guest, so that its first contact is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +92,7 @@ impl CloudInit {
         });
         let private = self.host_key.as_ref().map(|key| &key.private);
         SeedFiles {
-            user_data: Secret::new(format!("#cloud-config\n{}", yaml_safe(&self.user_data(private)))),
+            user_data: Secret::new(format!("{HEADER}\n{}", yaml_safe(&self.user_data(private)))),
             meta_data: yaml_safe(&meta_data),
             network_config,
         }

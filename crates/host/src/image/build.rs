@@ -88,7 +88,7 @@ pub fn build(
     let entries = customise::entries(&BuildRequest { openclaw_version: String::new(), ..request.clone() });
     build.step("root filesystem", &format!("{bootstrap}\n{entries:?}"), Build::root_filesystem)?;
     build.step("OpenClaw", &request.openclaw_version, Build::openclaw)?;
-    let binary = request.guest_binary.as_deref().map(checksum).transpose()?.unwrap_or_default();
+    let binary = checksum(&request.guest_binary)?;
     build.step("customise", &binary, Build::customise)?;
     build.step("initrd and kernel", initrd::INIT, Build::kernel)?;
     build.step("warm caches", "", Build::warm)?;
@@ -216,13 +216,9 @@ impl Build<'_> {
                     .about("the group docker"),
             )?;
         }
-        Tree::new(self.tree()).apply(&customise::entries(self.request))?;
-        if let Some(binary) = &self.request.guest_binary {
-            let target = self.below("/usr/local/bin/fireclaw");
-            crate::fs::remove_file(&target)?;
-            self.run(Cmd::new("install").arg("--mode=755").arg(binary).arg(target))?;
-        }
-        Ok(())
+        let tree = Tree::new(self.tree());
+        tree.apply(&customise::entries(self.request))?;
+        tree.install(&self.request.guest_binary, customise::AGENT, customise::PROGRAM)
     }
 
     fn chroot(&self) -> Cmd {

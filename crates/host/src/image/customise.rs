@@ -35,6 +35,10 @@ pub const NODE_DIR: &str = "/opt/openclaw/node";
 pub const ENTRY: &str = "/opt/openclaw/lib/node_modules/openclaw/openclaw.mjs";
 /// Where Node keeps OpenClaw's compiled code.
 pub const COMPILE_CACHE: &str = "/var/cache/openclaw/compile";
+/// The image's own fireclaw, which reads its seed, whatever becomes of the other.
+pub const AGENT: &str = "/usr/local/lib/fireclaw/agent";
+/// The one that a newer host replaces.
+pub const PROGRAM: &str = "/usr/local/bin/fireclaw";
 /// The marker that tells guest provisioning what the image carries.
 const MARKER: &str = "/etc/fireclaw/image.json";
 
@@ -139,7 +143,6 @@ fn machine_files() -> Vec<Entry> {
         file("/etc/ssh/sshd_config.d/10-fireclaw.conf", 0o644, include_str!("files/sshd.conf")),
         file("/etc/sudoers.d/90-fireclaw", 0o440, "ubuntu ALL=(ALL) NOPASSWD:ALL\n"),
         file("/etc/cloud/cloud.cfg.d/90-fireclaw.cfg", 0o644, include_str!("files/cloud.cfg")),
-        file("/usr/local/lib/fireclaw/seed", 0o755, include_str!("files/seed.py")),
         // A user manager would be started with every login, and nothing here runs under one.
         Entry::Without { path: "/etc/pam.d/common-session".into(), word: "pam_systemd.so".into() },
         // The kernel lies outside of the disk: a newer package of it would change nothing but fill the disk.
@@ -192,7 +195,7 @@ mod tests {
     use super::*;
 
     fn request() -> BuildRequest {
-        BuildRequest::new("default".parse().unwrap())
+        BuildRequest::new("default".parse().unwrap(), "/usr/bin/fireclaw".into())
     }
 
     #[test]

@@ -21,8 +21,6 @@ pub mod tree;
 
 #[cfg(test)]
 mod ramdisk_tests;
-#[cfg(test)]
-mod seed_tests;
 
 use std::path::PathBuf;
 
@@ -65,12 +63,12 @@ pub struct BuildRequest {
     /// Node from npm.
     pub node_version: String,
     /// The program that becomes the guest's side of fireclaw.
-    pub guest_binary: Option<PathBuf>,
+    pub guest_binary: PathBuf,
 }
 
 impl BuildRequest {
     /// The defaults.
-    pub fn new(name: ImageName) -> Self {
+    pub fn new(name: ImageName, guest_binary: PathBuf) -> Self {
         Self {
             name,
             suite: "trixie".to_owned(),
@@ -79,7 +77,7 @@ impl BuildRequest {
             browser: true,
             openclaw_version: "2026.9.6".to_owned(),
             node_version: "24.21.0".to_owned(),
-            guest_binary: None,
+            guest_binary,
         }
     }
 }

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     fn request() -> BuildRequest {
-        BuildRequest::new("default".parse().unwrap())
+        BuildRequest::new("default".parse().unwrap(), "/usr/bin/fireclaw".into())
     }
 
     #[test]

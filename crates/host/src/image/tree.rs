@@ -74,6 +74,14 @@ impl Tree {
         }
     }
 
+    /// Puts a program of the host into the tree by two names, of which the second may be replaced without the first.
+    pub fn install(&self, program: &Path, first: &str, second: &str) -> Result<()> {
+        let (first, second) = (self.cleared(first)?, self.cleared(second)?);
+        std::fs::copy(program, &first).context("copy", program.display())?;
+        set_mode(&first, 0o755)?;
+        std::fs::hard_link(&first, &second).context("link", second.display())
+    }
+
     fn dir(&self, guest: &str, mode: u32, owner: Owner) -> Result<()> {
         let path = self.path(guest)?;
         make_parents(&path)?;

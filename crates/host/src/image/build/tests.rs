@@ -73,7 +73,9 @@ impl Place {
             images_root: dir.path().join("images"),
             ..Layout::default()
         };
-        let request = BuildRequest::new("default".parse().unwrap());
+        let program = dir.path().join("fireclaw");
+        fs::write(&program, "the program").unwrap();
+        let request = BuildRequest::new("default".parse().unwrap(), program);
         let broken = Arc::default();
         let exec = programs(layout.image_work(&request.name), Arc::clone(&broken));
         Self { _dir: dir, layout, request, broken, exec }
