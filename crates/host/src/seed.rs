@@ -37,9 +37,15 @@ pub fn write(path: &Path, files: &SeedFiles) -> Result<()> {
     fs::write(path, &image, 0o600)
 }
 
-fn image(files: &SeedFiles) -> std::io::Result<Vec<u8>> {
+/// A disk without files.
+fn formatted() -> std::io::Result<Cursor<Vec<u8>>> {
     let mut disk = Cursor::new(vec![0; SIZE]);
     format_volume(&mut disk, FormatVolumeOptions::new().volume_id(VOLUME_ID).volume_label(LABEL))?;
+    Ok(disk)
+}
+
+fn image(files: &SeedFiles) -> std::io::Result<Vec<u8>> {
+    let mut disk = formatted()?;
     {
         let volume = FileSystem::new(&mut disk, FsOptions::new().time_provider(&FIXED_TIME))?;
         for (name, content) in files.named() {

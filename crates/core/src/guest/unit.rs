@@ -128,6 +128,7 @@ fn head(id: &InstanceId, order: &str) -> String {
         "# Written by fireclaw, and again by every `fireclaw provision`. For changes of your own: systemctl edit {unit}\n\
          [Unit]\n\
          Description=OpenClaw gateway {id}\n\
+         After=nss-lookup.target\n\
          {order}\
          \n\
          [Service]\n\

@@ -170,8 +170,6 @@ fn is_plain(line: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
-
     /// What is read of a seed has no line that the seed smuggled in, whatever stands in its place.
     #[test]
     fn no_seed_breaks_the_reader(changes in prop::collection::vec((0_usize..3, 0_usize..30, any_value()), 1..4)) {

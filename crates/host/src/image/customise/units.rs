@@ -5,8 +5,10 @@
 
 use super::{Entry, file, link};
 
+const SYSTEM: &str = "/etc/systemd/system";
+
 /// Units that are never started. Those that a suite does not have are masked all the same: it does no harm.
-const MASKED: [&str; 44] = [
+const MASKED: [&str; 46] = [
     // cloud-init's own stages: fireclaw-seed.service calls what is needed of them.
     "cloud-config.service",
     "cloud-final.service",
@@ -51,6 +53,9 @@ const MASKED: [&str; 44] = [
     "systemd-journal-catalog-update.service",
     "systemd-sysusers.service",
     "systemd-update-done.service",
+    // Two programs that say which devices there could be, and a third that makes them: files/nodes.conf says so for good.
+    "kmod-static-nodes.service",
+    "systemd-tmpfiles-setup-dev-early.service",
     // The initial ramdisk mounts the root filesystem as it stays.
     "systemd-remount-fs.service",
     // Waits for a network that is static, and holds everything back that waits for `network-online.target`.
@@ -125,9 +130,42 @@ const NO_RULES: [&str; 30] = [
     "96-e2scrub.rules",
 ];
 
+/// The SSH server need not wait for the network, as it listens on every address: both start at once. And its unit starts it a second
+/// time, only to read its configuration, which it reads again when it is started.
+fn ssh() -> [Entry; 2] {
+    [
+        Entry::Without {
+            path: "/usr/lib/systemd/system/ssh.service".to_owned(),
+            word: "After=network.target".to_owned(),
+        },
+        file(
+            &format!("{SYSTEM}/ssh.service.d/10-fireclaw.conf"),
+            0o644,
+            "[Unit]\nAfter=nss-user-lookup.target\n\n[Service]\nExecStartPre=\n",
+        ),
+    ]
+}
+
+/// The resolver is up before whoever asks for names (nss-lookup.target), and not before everything else that the boot is about.
+fn resolved() -> [Entry; 4] {
+    const UNIT: &str = "systemd-resolved.service";
+    [
+        Entry::Without {
+            path: format!("/usr/lib/systemd/system/{UNIT}"),
+            word: "Before=sysinit.target".to_owned(),
+        },
+        file(
+            &format!("{SYSTEM}/{UNIT}.d/10-fireclaw.conf"),
+            0o644,
+            "[Unit]\nAfter=ssh.service\nBefore=nss-lookup.target shutdown.target\n",
+        ),
+        Entry::Absent { path: format!("{SYSTEM}/sysinit.target.wants/{UNIT}") },
+        link(format!("{SYSTEM}/multi-user.target.wants/{UNIT}"), format!("/usr/lib/systemd/system/{UNIT}")),
+    ]
+}
+
 /// What is on and what is off.
 pub(super) fn units() -> Vec<Entry> {
-    const SYSTEM: &str = "/etc/systemd/system";
     let mut entries = vec![
         file(&format!("{SYSTEM}/fireclaw-seed.service"), 0o644, include_str!("../files/seed.service")),
         file(
@@ -153,9 +191,10 @@ pub(super) fn units() -> Vec<Entry> {
             0o644,
             "[Unit]\nAfter=ssh.service\n",
         ),
-        // A second start of the server, only to read its configuration, which it reads again when it is started.
-        file(&format!("{SYSTEM}/ssh.service.d/10-fireclaw.conf"), 0o644, "[Service]\nExecStartPre=\n"),
+        file("/etc/tmpfiles.d/fireclaw-nodes.conf", 0o644, include_str!("../files/nodes.conf")),
     ];
+    entries.extend(ssh());
+    entries.extend(resolved());
     for unit in NOT_ENABLED {
         for target in ["multi-user", "timers", "sysinit", "getty"] {
             entries.push(Entry::Absent { path: format!("{SYSTEM}/{target}.target.wants/{unit}") });
