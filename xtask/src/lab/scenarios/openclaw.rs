@@ -25,7 +25,7 @@ pub fn native(lab: &mut Lab) -> Result<()> {
         "--vmm",
         lab.vmm,
         "--vm-vcpu",
-        "2",
+        "1",
         "--vm-mem-mib",
         "2560",
         "--disk-size",
