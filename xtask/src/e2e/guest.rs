@@ -50,6 +50,17 @@ pub fn preload(world: &mut World) -> Result<()> {
     ensure(unit.contains("--import /usr/local/lib/fireclaw/preload.mjs"), || unit.clone())
 }
 
+/// Nothing of the boot was left out because units wait for one another, nothing failed, and names are resolved by who should.
+pub fn boot(world: &mut World) -> Result<()> {
+    let skipped =
+        world.guest("sudo journalctl -b --no-pager -o cat _PID=1 | grep -ci 'ordering cycle' || true")?;
+    same("units left out of an ordering cycle", &skipped.trim(), &"0")?;
+    let failed = world.guest("systemctl list-units --failed --no-legend --plain")?;
+    same("units that failed", &failed.trim(), &"")?;
+    let needed = "systemctl is-active fireclaw-seed ssh systemd-networkd systemd-resolved";
+    same("the units of a boot", &world.guest(needed)?.trim(), &"active\nactive\nactive\nactive")
+}
+
 /// The environment of the running gateway.
 fn gateway_environment(world: &World) -> Result<Vec<String>> {
     let unit = format!("openclaw-{ID}.service");

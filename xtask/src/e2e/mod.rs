@@ -104,6 +104,7 @@ fn cases() -> Vec<Case> {
         case("logs", lifecycle::logs),
         case("shell", guest::shell),
         case("values arrive byte for byte", guest::values),
+        case("the boot left nothing out", guest::boot),
         case("modules of OpenClaw are found by their names", guest::preload),
         case("the guest is walled in", guest::walls),
         case("a whole agent turn, its key on the host", agent::turn),

@@ -157,7 +157,7 @@ fn resolved() -> [Entry; 4] {
         file(
             &format!("{SYSTEM}/{UNIT}.d/10-fireclaw.conf"),
             0o644,
-            "[Unit]\nAfter=ssh.service\nBefore=nss-lookup.target shutdown.target\n",
+            "[Unit]\nAfter=systemd-networkd.service\nBefore=nss-lookup.target shutdown.target\n",
         ),
         Entry::Absent { path: format!("{SYSTEM}/sysinit.target.wants/{UNIT}") },
         link(format!("{SYSTEM}/multi-user.target.wants/{UNIT}"), format!("/usr/lib/systemd/system/{UNIT}")),
