@@ -145,6 +145,9 @@ fn machine_files() -> Vec<Entry> {
         file("/etc/cloud/cloud.cfg.d/90-fireclaw.cfg", 0o644, include_str!("files/cloud.cfg")),
         // A user manager would be started with every login, and nothing here runs under one.
         Entry::Without { path: "/etc/pam.d/common-session".into(), word: "pam_systemd.so".into() },
+        // Programs that say which system this is, at every login of ours, and a look for mail.
+        Entry::Without { path: "/etc/pam.d/sshd".into(), word: "pam_motd.so".into() },
+        Entry::Without { path: "/etc/pam.d/sshd".into(), word: "pam_mail.so".into() },
         // The kernel lies outside of the disk: a newer package of it would change nothing but fill the disk.
         file(
             "/etc/apt/preferences.d/fireclaw-kernel",

@@ -76,7 +76,7 @@ impl BuildRequest {
             docker: true,
             browser: true,
             openclaw_version: "2026.9.6".to_owned(),
-            node_version: "24.21.0".to_owned(),
+            node_version: "26.10.0".to_owned(),
             guest_binary,
         }
     }

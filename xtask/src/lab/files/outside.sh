@@ -10,4 +10,4 @@ ip -n outside route add default via 203.0.113.1
 ip route replace default via 203.0.113.10
 mkdir -p /run/outside
 echo outside >/run/outside/index.html
-ip netns exec outside busybox httpd -p 80 -h /run/outside
+ip netns exec outside busybox httpd -p 203.0.113.10:80 -h /run/outside

@@ -22,6 +22,7 @@ const LOOKING: &str = "900";
 /// None gets through, all are counted, and the neighbour's gateway does not notice.
 pub fn from_inside(lab: &mut Lab) -> Result<()> {
     outside(lab)?;
+    lab.remote.put_bytes(include_bytes!("../files/name-server.pl").to_vec(), "/run/name-server.pl", "644")?;
     lab.remote.script(include_str!("../files/stage.sh"), &[])?;
     lab.setup_tiny(NEIGHBOUR, &[])?;
     lab.setup_tiny(ATTACKER, &[])?;

@@ -25,7 +25,7 @@ const FILES: &str = "/srv/firecracker/lab";
 pub fn runtime(lab: &mut Lab) -> Result<()> {
     with_registry(lab, |lab| {
         let image = format!("{REGISTRY}/openclaw:real");
-        let report = setup(lab, &image, &["--image", "default", "--vm-vcpu", "2", "--vm-mem-mib", "3072"])?;
+        let report = setup(lab, &image, &["--image", "default", "--vm-vcpu", "1", "--vm-mem-mib", "3072"])?;
         same("runtime", &report["runtime"], &Value::from("docker"))?;
         same("health", &report["health"], &Value::from("up"))?;
         show_steps(&report);

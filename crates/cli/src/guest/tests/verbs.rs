@@ -56,7 +56,7 @@ fn health_and_info() {
             fireclaw: env!("CARGO_PKG_VERSION").into(),
             os: "Debian GNU/Linux 13 (trixie)".into(),
             kernel: "6.12.48".into(),
-            node: Some("24.21.0".into()),
+            node: Some("26.10.0".into()),
             openclaw: Some("2026.9.6".into()),
             docker: Some("26.1.5+dfsg1".into()),
             browser: Some("/usr/bin/chromium".into()),

@@ -286,7 +286,7 @@ fn answer(machine: &mut Machine, root: &Path, line: &str, _: &Cmd) -> Result<Out
         }
         ["iptables", ..] if !machine.netfilter => no("Protocol not supported"),
         [.., "config", "validate", "--json"] => Ok(machine.verdict.clone()),
-        ["/opt/openclaw/node/bin/node", "--version"] => ok("v24.21.0\n"),
+        ["/opt/openclaw/node/bin/node", "--version"] => ok("v26.10.0\n"),
         ["/usr/bin/docker", "--version"] => ok("Docker version 26.1.5+dfsg1, build a72d7cd\n"),
         ["journalctl", ..] => ok("the last line"),
         ["apt-get", .., "chromium", _] => {
