@@ -140,6 +140,12 @@ fn machine_files() -> Vec<Entry> {
         Entry::Dir { path: "/var/log/journal".into(), mode: 0o2755, owner: Owner::Root },
         Entry::Dir { path: GuestPaths::VAR.into(), mode: 0o755, owner: Owner::Root },
         file("/etc/systemd/journald.conf.d/10-fireclaw.conf", 0o644, include_str!("files/journald.conf")),
+        // On a host that starts many VMs at once each of them is slow, and a unit that is ended for it makes its VM slower still.
+        file(
+            "/etc/systemd/system.conf.d/10-fireclaw.conf",
+            0o644,
+            "[Manager]\nDefaultTimeoutStartSec=10min\n",
+        ),
         file("/etc/ssh/sshd_config.d/10-fireclaw.conf", 0o644, include_str!("files/sshd.conf")),
         file("/etc/sudoers.d/90-fireclaw", 0o440, "ubuntu ALL=(ALL) NOPASSWD:ALL\n"),
         file("/etc/cloud/cloud.cfg.d/90-fireclaw.cfg", 0o644, include_str!("files/cloud.cfg")),
