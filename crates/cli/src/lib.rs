@@ -6,6 +6,7 @@ pub mod audit;
 pub mod clock;
 pub mod commands;
 pub mod containment;
+mod crowd;
 pub mod deadlines;
 pub mod digest;
 pub mod doctor;

@@ -23,6 +23,7 @@ use fireclaw_core::{
     error::{Context, Result},
     sidecar::Orders,
 };
+use fireclaw_host::memory;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -32,7 +33,10 @@ use tokio::{
 
 pub use self::rest::Rest;
 use self::rest::Sleeper;
-use crate::sidecar::{self, Prepared};
+use crate::{
+    crowd::Crowd,
+    sidecar::{self, Prepared},
+};
 
 /// A guest that is up answers in microseconds; one that is down is noticed by the kernel after about three seconds.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -119,7 +123,7 @@ pub fn serve(
 /// What all connections share.
 struct Shared {
     spec: ProxySpec,
-    open: Cell<usize>,
+    crowd: Crowd,
     last_moved: Cell<Instant>,
     reachable: Cell<bool>,
     full: Cell<bool>,
@@ -150,7 +154,7 @@ struct Counted(Rc<Shared>);
 
 impl Counted {
     fn new(shared: &Rc<Shared>) -> Self {
-        shared.open.set(shared.open.get() + 1);
+        shared.crowd.enter();
         shared.touch();
         Self(Rc::clone(shared))
     }
@@ -158,8 +162,11 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        self.0.crowd.leave();
         self.0.touch();
+        if self.0.crowd.has_gone() {
+            memory::give_back();
+        }
     }
 }
 
@@ -175,7 +182,7 @@ async fn serve_until(
     let sleeper = rest.map(|rest| Sleeper::new(rest, spec.target));
     let shared = Rc::new(Shared {
         spec,
-        open: Cell::new(0),
+        crowd: Crowd::default(),
         last_moved: Cell::new(Instant::now()),
         reachable: Cell::new(true),
         full: Cell::new(false),
@@ -185,7 +192,7 @@ async fn serve_until(
     });
     let watching = shared.sleeper.clone().map(|sleeper| {
         let open = Rc::clone(&shared);
-        tokio::task::spawn_local(sleeper.watch(move || open.open.get() > 0 || busy()))
+        tokio::task::spawn_local(sleeper.watch(move || open.crowd.here() > 0 || busy()))
     });
     let accepting: Vec<_> = listeners
         .into_iter()
@@ -198,7 +205,7 @@ async fn serve_until(
     }
     // What is left is ended by its own end of data, by being quiet, or by the end of our patience.
     let begun = Instant::now();
-    while shared.open.get() > 0
+    while shared.crowd.here() > 0
         && shared.last_moved.get().max(begun).elapsed() < QUIET
         && begun.elapsed() < GRACE
     {
@@ -211,7 +218,7 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
         match listener.accept().await {
             Ok((client, _)) => {
                 shared.short.set(false);
-                if shared.open.get() < shared.spec.max_connections {
+                if shared.crowd.here() < shared.spec.max_connections {
                     shared.full.set(false);
                     tokio::task::spawn_local(connection(client, Counted::new(&shared)));
                 } else if !shared.full.replace(true) {

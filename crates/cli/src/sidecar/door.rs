@@ -57,7 +57,7 @@ struct Counted(Rc<Sidecar>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        self.0.crowd.leave();
     }
 }
 
@@ -65,13 +65,12 @@ async fn accept(listener: TcpListener, sidecar: Rc<Sidecar>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                if sidecar.open.get() >= CONNECTIONS {
+                if sidecar.crowd.here() >= CONNECTIONS {
                     sidecar.refuse("tcp", "connections", "too many at once");
                     relay::reset(&stream);
                     continue;
                 }
-                sidecar.open.set(sidecar.open.get() + 1);
-                sidecar.most.set(sidecar.most.get().max(sidecar.open.get()));
+                sidecar.crowd.enter();
                 let counted = Counted(Rc::clone(&sidecar));
                 tokio::task::spawn_local(async move { serve(&counted.0, stream, from).await });
             }

@@ -21,7 +21,7 @@ mod udp;
 mod upstream;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
     rc::Rc,
@@ -38,11 +38,10 @@ use tokio::{sync::watch, task::AbortHandle};
 
 pub use self::upstream::Upstreams;
 use self::{resolve::Resolver, tally::Tally, upstream::Upstream};
+use crate::crowd::Crowd;
 
 /// No more connections of a guest than these at once; more are reset as they come.
 const CONNECTIONS: usize = 1024;
-/// So many at once leave some megabytes behind.
-const CROWD: usize = 50;
 
 /// What a sidecar needs to know that does not change.
 #[derive(Debug, Clone)]
@@ -75,9 +74,7 @@ pub(crate) struct Sidecar {
     /// Tells of new orders, for what is open under old ones.
     changed: watch::Sender<()>,
     listening: RefCell<Vec<AbortHandle>>,
-    open: Cell<usize>,
-    /// The most that were open at once since the memory for them was given back.
-    most: Cell<usize>,
+    crowd: Crowd,
     tally: Tally,
     resolver: Resolver,
     upstream: Upstream,
@@ -111,8 +108,7 @@ impl Prepared {
             orders: RefCell::default(),
             changed: watch::Sender::new(()),
             listening: RefCell::default(),
-            open: Cell::new(0),
-            most: Cell::new(0),
+            crowd: Crowd::default(),
             tally: self.tally,
             budget: RefCell::new(Budget::new()),
             note: Box::new(note),
@@ -160,23 +156,14 @@ impl Sidecar {
 
     /// Whether a guest has a connection here: it asks its model, or reaches the world by its list.
     pub(crate) fn is_used(&self) -> bool {
-        self.open.get() > 0
-    }
-
-    /// Whether nobody is left of so many that their memory is worth giving back. True once for each crowd.
-    fn crowd_has_gone(&self) -> bool {
-        let gone = self.open.get() == 0 && self.most.get() >= CROWD;
-        if gone {
-            self.most.set(0);
-        }
-        gone
+        self.crowd.here() > 0
     }
 
     /// What has been, for the host.
     pub(crate) fn report(&self) -> Report {
         let mut report = self.tally.report();
         report.egress = self.orders().policy.to_string();
-        report.open = self.open.get() as u64;
+        report.open = self.crowd.here() as u64;
         report.last_hour = self.budget.borrow_mut().taken(minute());
         report
     }

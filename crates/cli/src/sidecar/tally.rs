@@ -106,7 +106,7 @@ pub(super) async fn keep(sidecar: Rc<Sidecar>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         sidecar.save();
-        if sidecar.crowd_has_gone() {
+        if sidecar.crowd.has_gone() {
             memory::give_back();
         }
     }
