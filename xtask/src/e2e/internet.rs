@@ -51,6 +51,9 @@ pub struct Options {
     /// Where the requests are recorded, and where an OCI layout may appear
     #[arg(long)]
     dir: PathBuf,
+    /// Serve the registry and nothing else
+    #[arg(long)]
+    registry_only: bool,
 }
 
 /// The other namespace; it goes with its process.
@@ -179,6 +182,22 @@ fn recorded_line(request: &Received) -> String {
 
 /// Serves until it is killed. Runs in the internet's own namespace.
 pub fn serve(options: &Options) -> Result<()> {
+    let layout =
+        Layout::open_or_create(&options.dir.join("registry")).context("open", "the registry's layout")?;
+    let registry =
+        Registry::start((Ipv4Addr::UNSPECIFIED, REGISTRY), layout).context("serve", "the registry")?;
+    let forever = fireclaw_host::wait::Requirement {
+        description: "the end of the tests".into(),
+        deadline: Duration::from_hours(2),
+        hint: String::new(),
+    };
+    let until_killed = |look: &mut dyn FnMut() -> fireclaw_host::wait::Probed<()>| {
+        fireclaw_host::wait::until(&forever, &fireclaw_host::interrupt::Interrupt::default(), look)
+            .map(|()| drop(registry))
+    };
+    if options.registry_only {
+        return until_killed(&mut || fireclaw_host::wait::Probed::NotYet(String::new()));
+    }
     let provider =
         Provider::start((Ipv4Addr::UNSPECIFIED, PROVIDER), ANSWER).context("serve", "the provider")?;
     let authority = Authority::new();
@@ -187,10 +206,6 @@ pub fn serve(options: &Options) -> Result<()> {
     let tls = Some(authority.server(&[&HOST.to_string()]));
     let secure = Provider::start_with((Ipv4Addr::UNSPECIFIED, PROVIDER_TLS), tls, ANSWER)
         .context("serve", "the provider over TLS")?;
-    let layout =
-        Layout::open_or_create(&options.dir.join("registry")).context("open", "the registry's layout")?;
-    let registry =
-        Registry::start((Ipv4Addr::UNSPECIFIED, REGISTRY), layout).context("serve", "the registry")?;
     let [plain, encrypted] = SITE;
     let site = Provider::start((Ipv4Addr::UNSPECIFIED, plain), ANSWER).context("serve", "the site")?;
     let tls = Some(authority.server(&["allowed.test"]));
@@ -201,13 +216,8 @@ pub fn serve(options: &Options) -> Result<()> {
     let record = |name: &str, text: String| {
         std::fs::write(options.dir.join(name), text).map_err(|error| Error::new("record", name).source(error))
     };
-    let forever = fireclaw_host::wait::Requirement {
-        description: "the end of the tests".into(),
-        deadline: Duration::from_hours(2),
-        hint: String::new(),
-    };
     let mut recorded = [0; 2];
-    fireclaw_host::wait::until::<()>(&forever, &fireclaw_host::interrupt::Interrupt::default(), || {
+    until_killed(&mut || {
         let requests = [&provider, &secure, &site, &secure_site].map(Provider::requests).concat();
         let asked = names.asked();
         let seen = [requests.len(), asked.len()];
@@ -222,5 +232,4 @@ pub fn serve(options: &Options) -> Result<()> {
         }
         fireclaw_host::wait::Probed::NotYet(String::new())
     })
-    .map(|()| drop(registry))
 }

@@ -131,10 +131,12 @@ fn with_registry(lab: &mut Lab, run: impl FnOnce(&Lab) -> Result<()>) -> Result<
     lab.remote.must(&[
         "systemd-run",
         "--quiet",
+        "--collect",
         "--unit=lab-internet",
         "--property=NetworkNamespacePath=/run/netns/outside",
         "/usr/local/bin/lab-internet",
         "internet",
+        "--registry-only",
         "--dir",
         FILES,
     ])?;
