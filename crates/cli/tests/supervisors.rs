@@ -37,11 +37,15 @@ fn id(text: &str) -> InstanceId {
 }
 
 fn start(world: &World, id: &str) {
+    try_start(world, id).unwrap();
+}
+
+fn try_start(world: &World, id: &str) -> Result<()> {
     let Command::Start(args) = Cli::try_parse_from(["fireclaw", "start", id, "--quiet"]).unwrap().command
     else {
         panic!("not start")
     };
-    lifecycle::start(&world.app, &args).unwrap();
+    lifecycle::start(&world.app, &args)
 }
 
 #[test]
@@ -153,7 +157,7 @@ fn a_start_goes_on_while_its_guest_restarts() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
     world.app.host.shell = Arc::new(FakeShell::new(move |said| {
-        if said.line.contains("is-failed") {
+        if said.line.contains("systemctl show") {
             counter.fetch_add(1, Ordering::Relaxed);
             return Err(Error::new("run", said.line.clone()).because("No route to host"));
         }
@@ -162,6 +166,28 @@ fn a_start_goes_on_while_its_guest_restarts() {
     world.app.host.gateway = Arc::new(Late::by(12));
     start(&world, "bot");
     assert_eq!(asked.load(Ordering::Relaxed), 1, "the guest was asked while it restarted");
+}
+
+/// One that ends at each start never opens its gate, and a quarter of an hour would be spent on waiting for it.
+#[test]
+fn a_gateway_that_ends_again_and_again_is_said_to_with_its_last_words() {
+    let mut world = world();
+    run_setup(&world.app, "bot").unwrap();
+    let asked = AtomicUsize::new(0);
+    world.app.host.shell = Arc::new(FakeShell::new(move |said| {
+        let text = if said.line.contains("systemctl show") {
+            let restarts = 7 + 6 * asked.fetch_add(1, Ordering::Relaxed);
+            format!("ActiveState=activating\nSubState=auto-restart\nNRestarts={restarts}\n")
+        } else if said.line.contains("journalctl") {
+            "docker: AppArmor enabled on system\n".to_owned()
+        } else {
+            String::new()
+        };
+        Ok(Output::made(0, &text, ""))
+    }));
+    world.app.host.gateway = Arc::new(Late::by(600));
+    let error = try_start(&world, "bot").unwrap_err().one_line();
+    assert!(error.contains("it ended 6 times") && error.contains("AppArmor enabled"), "{error}");
 }
 
 #[test]

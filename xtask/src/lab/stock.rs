@@ -40,7 +40,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// What provisioning asks a package manager for.
-const WANTED: &str = "docker.io ca-certificates";
+const WANTED: &str = "docker.io ca-certificates apparmor";
 
 /// Where the lab's outside serves the repository.
 pub const REPOSITORY: &str = "http://203.0.113.10/debian";

@@ -41,6 +41,11 @@ pub(super) fn ensure_daemon(
         }
         changed.push("docker".to_owned());
     }
+    if lacks_apparmor(guest)? {
+        events.step("install AppArmor's parser");
+        packages::install(guest, &["apparmor"], events)?;
+        changed.push("apparmor".to_owned());
+    }
     if configure(guest, request, false)? {
         events.step("configure Docker");
         restart(guest, service)?;
@@ -61,6 +66,13 @@ pub(super) fn ensure_daemon(
     restart(guest, service)?;
     changed.push("docker".to_owned());
     wait_for(guest)
+}
+
+/// Docker confines containers where the kernel has `AppArmor`, and refuses to start one where what loads its profile is missing, which
+/// Debian's package only recommends.
+fn lacks_apparmor(guest: &Guest<'_>) -> Result<bool> {
+    let enabled = guest.files.read_system(&GuestPaths::apparmor())?;
+    Ok(enabled.is_some_and(|said| said.trim() == "Y") && guest.exec.which("apparmor_parser").is_none())
 }
 
 /// Writes `daemon.json` where it lacks something; says whether it did.

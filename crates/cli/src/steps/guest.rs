@@ -9,6 +9,7 @@ use fireclaw_core::{
     error::{Context, Error, Kind, Result},
     guest::{
         GATEWAY_PORT,
+        gate::{GatewayUnit, UNIT_PROPERTIES},
         protocol::{Event, Keys, ProvisionRequest, Telegram, VERSION},
     },
     report::Health,
@@ -30,6 +31,8 @@ use crate::{app::own_program, containment, deadlines, digest, engine::Observer};
 const TOO_SLOW: &str = "state lease heartbeat did not become ready";
 /// How often such a gateway is started again.
 const RETRIES: u32 = 4;
+/// A gateway that ended so often while it was waited for will not stay. Its unit starts it again five seconds later.
+const ENDS: u32 = 5;
 /// The port of the guest's sshd.
 pub const SSH_PORT: u16 = 22;
 /// Where this program lies in a guest.
@@ -168,6 +171,7 @@ impl Steps<'_> {
             hint: format!("see what it says with `fireclaw logs {} --no-follow`", self.id),
         };
         let (mut looked, mut asked) = (Instant::now(), Instant::now());
+        let mut restarts = None;
         until(&requirement, &self.app.interrupt, || {
             let health = match self.app.host.gateway.health(&[address], Duration::from_secs(5)) {
                 Ok(health) => health.first().copied().unwrap_or(Health::Down),
@@ -186,7 +190,7 @@ impl Steps<'_> {
             }
             if alive.is_ok() && asked.elapsed() > Duration::from_secs(10) {
                 asked = Instant::now();
-                alive = self.gateway_must_live();
+                alive = self.gateway_must_live(&mut restarts);
             }
             if let Err(error) = alive {
                 return Probed::Never(error);
@@ -195,24 +199,32 @@ impl Steps<'_> {
         })
     }
 
-    /// Fails for good when the gateway's unit gave up, with the last words of its journal. A guest that cannot be asked is no
-    /// reason: it may be restarting.
-    fn gateway_must_live(&self) -> Result<()> {
+    /// Fails for good when the gateway's unit gave up, or ends again and again, with the last words of its journal. `before` is how often
+    /// it had been started again when this was first asked. A guest that cannot be asked is no reason: it may be restarting.
+    fn gateway_must_live(&self, before: &mut Option<u32>) -> Result<()> {
         let guest = self.guest()?;
-        let unit = self.id.guest_unit();
-        match self.run(&guest, &["systemctl", "is-failed", unit.as_str()], Duration::from_mins(1)) {
-            Ok(state) if state.text() == "failed" => {}
+        let name = self.id.guest_unit();
+        let show = ["systemctl", "show", "--property", UNIT_PROPERTIES, name.as_str()];
+        let unit = match self.run(&guest, &show, Duration::from_mins(1)) {
+            Ok(said) if said.status.success() => GatewayUnit::parse(name.as_str(), &said.text()),
             _ => return Ok(()),
+        };
+        let ended = unit.restarts.saturating_sub(*before.get_or_insert(unit.restarts));
+        let gave_up = unit.active == "failed";
+        if !gave_up && ended < ENDS {
+            return Ok(());
         }
-        let words = ["sudo", "-n", "journalctl", "--no-pager", "-o", "cat", "-n", "40", "-u", unit.as_str()];
+        let words = ["sudo", "-n", "journalctl", "--no-pager", "-o", "cat", "-n", "40", "-u", name.as_str()];
         let journal = self.run(&guest, &words, Duration::from_mins(1))?;
         if journal.text().contains(TOO_SLOW) && self.retries.get() < RETRIES {
             self.retries.set(self.retries.get() + 1);
-            self.run(&guest, &["sudo", "-n", "systemctl", "restart", unit.as_str()], Duration::from_mins(2))?;
+            *before = None;
+            self.run(&guest, &["sudo", "-n", "systemctl", "restart", name.as_str()], Duration::from_mins(2))?;
             return Ok(());
         }
-        Err(Error::new("keep", format!("{unit} running"))
-            .because(format!("it gave up:\n{}", journal.text()))
+        let what = if gave_up { "it gave up".to_owned() } else { format!("it ended {ended} times") };
+        Err(Error::new("keep", format!("{name} running"))
+            .because(format!("{what}:\n{}", journal.text()))
             .hint(format!(
                 "see `fireclaw logs {}`; change settings with `fireclaw provision {}`",
                 self.id, self.id

@@ -217,6 +217,11 @@ impl GuestPaths {
         "/etc/docker/daemon.json".into()
     }
 
+    /// `Y` where the kernel confines programs by `AppArmor`.
+    pub fn apparmor() -> PathBuf {
+        PathBuf::from("/sys/module/apparmor/parameters/enabled")
+    }
+
     /// Where Node may be.
     pub fn nodes() -> impl Iterator<Item = PathBuf> {
         NODES.iter().map(PathBuf::from)

@@ -101,6 +101,18 @@ fn docker_is_installed_where_it_is_missing() {
 }
 
 #[test]
+fn a_kernel_with_apparmor_gets_what_docker_needs_for_it() {
+    let Some(mut world) = world() else { return };
+    let installs = |commands: Vec<String>| commands.iter().any(|line| line.ends_with(" apparmor"));
+    world.put("/sys/module/apparmor/parameters/enabled", "Y\n");
+    assert!(!installs(world.provisioned(&docker_request()).1), "it is there");
+    world.exec = world.exec.clone().without("apparmor_parser");
+    assert!(installs(world.provisioned(&docker_request()).1));
+    world.put("/sys/module/apparmor/parameters/enabled", "N\n");
+    assert!(!installs(world.provisioned(&docker_request()).1));
+}
+
+#[test]
 fn a_registry_without_tls_is_let_in_once() {
     let Some(world) = world() else { return };
     let mut request: serde_json::Value = serde_json::from_str(&docker_request()).unwrap();
