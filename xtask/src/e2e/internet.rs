@@ -116,6 +116,11 @@ impl Internet {
         Ok(internet)
     }
 
+    /// The process that has its namespace.
+    pub fn pid(&self) -> String {
+        self.process.id().to_string()
+    }
+
     fn wait(&self, port: u16) -> Result<()> {
         let requirement = fireclaw_host::wait::Requirement {
             description: format!("the stand-in on port {port}"),

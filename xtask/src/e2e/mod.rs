@@ -19,6 +19,7 @@ pub mod internet;
 mod lifecycle;
 mod search;
 mod setup;
+mod stock;
 mod traces;
 mod world;
 
@@ -63,19 +64,47 @@ pub struct Case {
     base: bool,
     /// Runs with `--all` or by name only; said in the last lines.
     long: bool,
+    /// Makes instances of its own: asked for by name, it does without the shared one.
+    alone: bool,
+    /// What it needs of the machine's own network, made before the cases, which have none.
+    before: Option<fn(&World) -> Result<()>>,
     run: fn(&mut World) -> Result<()>,
 }
 
+impl Case {
+    fn is_named(&self, options: &Options) -> bool {
+        options.only.iter().any(|part| self.name.contains(part))
+    }
+}
+
+/// Which of all cases these options ask for.
+fn asked_for(all: &[Case], options: &Options) -> Vec<bool> {
+    let mut named = all.iter().filter(|case| case.is_named(options)).peekable();
+    let alone = named.peek().is_some() && named.all(|case| case.alone);
+    all.iter()
+        .map(|case| {
+            if options.only.is_empty() {
+                !case.long || options.all
+            } else {
+                case.is_named(options) || (case.base && !(alone && case.name == SETUP))
+            }
+        })
+        .collect()
+}
+
+/// The case that makes the shared instance.
+const SETUP: &str = "setup";
+
 const fn case(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
-    Case { name, base: false, long: false, run }
+    Case { name, base: false, long: false, alone: false, before: None, run }
 }
 
 const fn long(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
-    Case { name, base: false, long: true, run }
+    Case { long: true, ..case(name, run) }
 }
 
 const fn base(name: &'static str, run: fn(&mut World) -> Result<()>) -> Case {
-    Case { name, base: true, long: false, run }
+    Case { base: true, ..case(name, run) }
 }
 
 /// The case that `cargo xtask bench --gateway` runs.
@@ -95,7 +124,7 @@ fn cases() -> Vec<Case> {
         case("a full disk leaves nothing", faults::full_disk),
         case("kill -9 of setup before the guest", crash::setup_before_the_guest),
         case("Ctrl-C of setup leaves nothing", crash::interrupted_setup),
-        base("setup", setup::setup),
+        base(SETUP, setup::setup),
         case("a second setup of the same id", setup::second_setup),
         case("health through the proxy", setup::health),
         case("list and status", setup::list_and_status),
@@ -129,6 +158,11 @@ fn cases() -> Vec<Case> {
         case("kill -9 of destroy", crash::destroy),
         long("kill -9 of setup in the guest's part", crash::setup_in_the_guest),
         long("the Docker runtime", docker::runtime),
+        Case {
+            alone: true,
+            before: Some(stock::files),
+            ..long("a stock root filesystem", stock::provisioned)
+        },
         case("destroy", lifecycle::destroy_all),
     ]
 }
@@ -159,6 +193,12 @@ pub fn run(options: &Options) -> Result<bool> {
     });
     if !there && !world.run_shown(&["image", "build"])? {
         return Err(Error::new("build", "the base image"));
+    }
+    let all = cases();
+    for (case, asked) in all.iter().zip(asked_for(&all, options)) {
+        if let Some(before) = case.before.filter(|_| asked) {
+            before(&world)?;
+        }
     }
     say::line(&format!("image ready after {} s", begun.elapsed().as_secs()));
     let program = std::env::current_exe().context("find", "this program")?;
@@ -199,13 +239,10 @@ fn inside(options: &Options) -> Result<bool> {
     let mut rows = Vec::new();
     let mut broken = None;
     let mut skipped = Vec::new();
-    for case in cases() {
-        let named = options.only.iter().any(|part| case.name.contains(part));
-        if case.long && !options.all && !named {
-            skipped.push(case.name);
-            continue;
-        }
-        if !case.base && !options.only.is_empty() && !named {
+    let all = cases();
+    for (case, asked) in all.iter().zip(asked_for(&all, options)) {
+        if !asked {
+            skipped.extend(case.long.then_some(case.name));
             continue;
         }
         if let Some(base) = broken {

@@ -77,11 +77,22 @@ pub fn disk(below: &Path, program: &Path, default: Option<&Path>) -> Result<Path
         let layout =
             Layout::create(&dir.join("tree/lab/registry")).context("make", "the registry's layout")?;
         container::openclaw(&default.join("rootfs.ext4"), dir, &layout, "real")?;
-        let busybox = Path::new("/bin/busybox");
-        container::small(busybox, include_str!("files/stand-in.sh"), &probes(), dir, &layout, "tiny")?;
+        small_container(dir, &layout, "tiny")?;
         packed(dir)
     })?;
     Ok(dir.join("images.ext4"))
+}
+
+/// The gateway's stand-in as a container image.
+pub fn small_container(work: &Path, layout: &Layout, tag: &str) -> Result<()> {
+    container::small(
+        Path::new("/bin/busybox"),
+        include_str!("files/stand-in.sh"),
+        &probes(),
+        work,
+        layout,
+        tag,
+    )
 }
 
 /// Makes the disk of the tree beside it.

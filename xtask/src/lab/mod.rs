@@ -23,9 +23,20 @@ use fireclaw_host::{
     exec::{Exec, SystemExec},
     keys,
 };
+use fireclaw_testkit::oci::Layout;
 
 use self::{host::Lab, machine::Machine, scenarios::Scenario, ssh::Remote};
 use crate::{say, shell};
+
+/// A root filesystem without anything of fireclaw, and the packages that it will ask for: [`stock::folder`] for others than the lab.
+pub fn stock_root() -> Result<PathBuf> {
+    stock::folder(&shell::target().join("lab"))
+}
+
+/// The container of the gateway's stand-in, for others than the lab.
+pub fn small_container(work: &Path, layout: &Layout, tag: &str) -> Result<()> {
+    images::small_container(work, layout, tag)
+}
 
 /// What to run.
 #[derive(Debug, Clone, Default, Args)]
