@@ -16,7 +16,7 @@ use fireclaw_host::{
     wait::{self, Probed, Requirement},
 };
 
-use super::{Guest, account::Owner, events::Events, native::VALIDATE, packages, service::Service};
+use super::{Guest, account::Owner, events::Events, info, native::VALIDATE, packages, service::Service};
 
 /// How long the daemon may take to answer. It takes most of a minute where the guest is emulated.
 const DAEMON: Duration = Duration::from_mins(5);
@@ -41,7 +41,7 @@ pub(super) fn ensure_daemon(
         }
         changed.push("docker".to_owned());
     }
-    if lacks_apparmor(guest)? {
+    if lacks_apparmor_parser(guest)? {
         events.step("install AppArmor's parser");
         packages::install(guest, &["apparmor"], events)?;
         changed.push("apparmor".to_owned());
@@ -68,11 +68,17 @@ pub(super) fn ensure_daemon(
     wait_for(guest)
 }
 
-/// Docker confines containers where the kernel has `AppArmor`, and refuses to start one where what loads its profile is missing, which
-/// Debian's package only recommends.
-fn lacks_apparmor(guest: &Guest<'_>) -> Result<bool> {
+/// The first Docker that does without `AppArmor` where nothing loads its profile. Older ones (Debian 12 has 20.10) start no container
+/// then, and Debian's package only recommends the parser.
+const DOES_WITHOUT_PARSER: u32 = 23;
+
+fn lacks_apparmor_parser(guest: &Guest<'_>) -> Result<bool> {
     let enabled = guest.files.read_system(&GuestPaths::apparmor())?;
-    Ok(enabled.is_some_and(|said| said.trim() == "Y") && guest.exec.which("apparmor_parser").is_none())
+    if enabled.is_none_or(|said| said.trim() != "Y") || guest.exec.which("apparmor_parser").is_some() {
+        return Ok(false);
+    }
+    let major = info::docker(guest).and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    Ok(major.is_none_or(|major| major < DOES_WITHOUT_PARSER))
 }
 
 /// Writes `daemon.json` where it lacks something; says whether it did.

@@ -12,16 +12,11 @@ use super::{Guest, browser, native};
 /// Gathers the report. What cannot be found out is not there.
 pub(super) fn info(guest: &Guest<'_>) -> Result<InfoReport> {
     let install = native::find(guest);
-    let says = |cmd: Cmd| {
-        let output = guest.exec.check(cmd).ok()?;
-        Some(output.text()).filter(|text| !text.is_empty())
-    };
     let openclaw = match &install {
         Some(install) => version(guest.files.read_system(&install.package.join("package.json"))?),
         None => None,
     };
-    let node = install.and_then(|install| says(Cmd::new(install.node).arg("--version")));
-    let docker = guest.exec.which("docker").and_then(|docker| says(Cmd::new(docker).arg("--version")));
+    let node = install.and_then(|install| says(guest, Cmd::new(install.node).arg("--version")));
     let kernel = guest.files.read_system(&GuestPaths::kernel_release())?.unwrap_or_default();
     Ok(InfoReport {
         fireclaw: env!("CARGO_PKG_VERSION").to_owned(),
@@ -29,9 +24,20 @@ pub(super) fn info(guest: &Guest<'_>) -> Result<InfoReport> {
         kernel: kernel.trim().to_owned(),
         node: node.map(|version| version.trim_start_matches('v').to_owned()),
         openclaw,
-        docker: docker.map(|said| docker_version(&said)),
+        docker: docker(guest),
         browser: browser::find(guest),
     })
+}
+
+/// Docker's version, by its client.
+pub(super) fn docker(guest: &Guest<'_>) -> Option<String> {
+    let said = says(guest, Cmd::new(guest.exec.which("docker")?).arg("--version"))?;
+    Some(docker_version(&said))
+}
+
+fn says(guest: &Guest<'_>, cmd: Cmd) -> Option<String> {
+    let output = guest.exec.check(cmd).ok()?;
+    Some(output.text()).filter(|text| !text.is_empty())
 }
 
 fn version(package: Option<String>) -> Option<String> {

@@ -101,13 +101,18 @@ fn docker_is_installed_where_it_is_missing() {
 }
 
 #[test]
-fn a_kernel_with_apparmor_gets_what_docker_needs_for_it() {
+fn a_kernel_with_apparmor_gets_what_an_old_docker_needs_for_it() {
     let Some(mut world) = world() else { return };
     let installs = |commands: Vec<String>| commands.iter().any(|line| line.ends_with(" apparmor"));
     world.put("/sys/module/apparmor/parameters/enabled", "Y\n");
+    world.machine(|machine| machine.docker = "20.10.24+dfsg1");
     assert!(!installs(world.provisioned(&docker_request()).1), "it is there");
     world.exec = world.exec.clone().without("apparmor_parser");
     assert!(installs(world.provisioned(&docker_request()).1));
+    // A guest that reaches no packages needs none.
+    world.machine(|machine| machine.docker = "26.1.5+dfsg1");
+    assert!(!installs(world.provisioned(&docker_request()).1));
+    world.machine(|machine| machine.docker = "20.10.24+dfsg1");
     world.put("/sys/module/apparmor/parameters/enabled", "N\n");
     assert!(!installs(world.provisioned(&docker_request()).1));
 }

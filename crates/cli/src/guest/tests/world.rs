@@ -37,6 +37,8 @@ pub(super) struct Machine {
     pub hangs: bool,
     /// What `openclaw config validate` says.
     pub verdict: Output,
+    /// Docker's version.
+    pub docker: &'static str,
     /// The Docker daemon answers.
     pub docker_up: bool,
     /// `systemctl start docker` works only with this text in daemon.json.
@@ -104,6 +106,7 @@ impl World {
             enabled: false,
             hangs: false,
             verdict: Output::made(0, VALID, ""),
+            docker: "26.1.5+dfsg1",
             docker_up: true,
             docker_needs: None,
             netfilter: true,
@@ -287,7 +290,9 @@ fn answer(machine: &mut Machine, root: &Path, line: &str, _: &Cmd) -> Result<Out
         ["iptables", ..] if !machine.netfilter => no("Protocol not supported"),
         [.., "config", "validate", "--json"] => Ok(machine.verdict.clone()),
         ["/opt/openclaw/node/bin/node", "--version"] => ok("v26.10.0\n"),
-        ["/usr/bin/docker", "--version"] => ok("Docker version 26.1.5+dfsg1, build a72d7cd\n"),
+        ["/usr/bin/docker", "--version"] => {
+            ok(&format!("Docker version {}, build a72d7cd\n", machine.docker))
+        }
         ["journalctl", ..] => ok("the last line"),
         ["apt-get", .., "chromium", _] => {
             fs::write(root.join("usr/bin/chromium"), "").unwrap();
