@@ -89,6 +89,16 @@ pub fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a folder with all in it so that no power cut brings it back.
+pub fn remove_for_good(path: &Path) -> Result<()> {
+    let there = path.exists();
+    remove_tree(path)?;
+    match path.parent() {
+        Some(folder) if there => sync_dir(folder),
+        _ => Ok(()),
+    }
+}
+
 /// Removes whatever is at a path; nothing there is fine.
 pub fn remove_any(path: &Path) -> Result<()> {
     match std::fs::symlink_metadata(path) {
@@ -114,7 +124,13 @@ pub fn names(path: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+
     use super::*;
+    use crate::exec::{Cmd, Exec, SystemExec};
 
     #[test]
     fn a_written_file_has_its_content_and_mode_and_no_sibling() {
@@ -125,6 +141,32 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(names(dir.path()).unwrap(), ["x"]);
+    }
+
+    /// What a disk holds at one moment is what a power cut leaves of it.
+    #[test]
+    fn what_is_removed_for_good_stays_away_after_a_power_cut() {
+        unshare(CloneFlags::CLONE_NEWNS).expect("this test needs root");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, point) = (dir.path().join("disk"), dir.path().join("point"));
+        let run = |program: &str, args: &[&Path]| {
+            SystemExec::default().check(Cmd::new(program).args(args)).unwrap();
+        };
+        std::fs::create_dir(&point).unwrap();
+        File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+        run("mkfs.ext4", &[Path::new("-q"), &disk]);
+        run("mount", &[Path::new("-oloop"), &disk, &point]);
+        std::fs::create_dir_all(point.join("one/more")).unwrap();
+        File::open(&point).and_then(|dir| rustix::fs::syncfs(dir).map_err(Into::into)).unwrap();
+        remove_for_good(&point.join("one")).unwrap();
+        let after = dir.path().join("after");
+        std::fs::copy(&disk, &after).unwrap();
+        run("umount", &[&point]);
+        run("mount", &[Path::new("-oloop"), &after, &point]);
+        assert_eq!(names(&point).unwrap(), ["lost+found"]);
+        run("umount", &[&point]);
+        remove_for_good(&point.join("one")).unwrap();
     }
 
     #[test]

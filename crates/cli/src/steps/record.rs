@@ -16,7 +16,7 @@ impl Steps<'_> {
 
     pub(super) fn remove_record(&mut self) -> Result<()> {
         let paths = self.paths()?;
-        self.leave_for_good(|| fs::remove_tree(&paths.state_dir))
+        self.leave_for_good(|| fs::remove_for_good(&paths.state_dir))
     }
 
     pub(super) fn mark_provisioned(&mut self) -> Result<()> {
@@ -47,7 +47,8 @@ impl Steps<'_> {
         }
         // A base that could not be linked into the instance's folder.
         fs::remove_file(&paths.base_pin)?;
-        fs::remove_tree(&paths.dir)
+        // It may be on another disk than the record: one that came back without its record would be nobody's.
+        fs::remove_for_good(&paths.dir)
     }
 
     pub(super) fn stage_settings(&self) -> Result<()> {
