@@ -114,8 +114,9 @@ const MISSING: &[(&str, &[&str])] = &[
     ("noble", &["docker-cli"]),
 ];
 
-/// Docker, with what its bridge needs. Where there is no `docker-cli`, `docker.io` carries the client.
-const DOCKER: &[&str] = &["docker.io", "docker-cli", "iptables"];
+/// Docker, with what its bridge needs and what it unpacks images by where it is there. Where there is no `docker-cli`, `docker.io`
+/// carries the client.
+const DOCKER: &[&str] = &["docker.io", "docker-cli", "iptables", "pigz"];
 
 /// The browser of the agent.
 const BROWSER: &[&str] = &["chromium", "fonts-liberation"];
