@@ -139,7 +139,7 @@ fn an_instance_sleeps_and_says_so() {
     bed.hibernate().unwrap();
     bed.sleeps();
     let said: Vec<String> = bed.shell.said().into_iter().map(|said| said.line).collect();
-    assert_eq!(said[0], "run sync");
+    assert_eq!(said[..2], ["run sync", "run sudo -n /usr/local/bin/fireclaw guest trim"]);
     assert_eq!(bed.firecracker.asked(), ["GET /", "PATCH /vm Paused", "PUT /snapshot/create", "GET /"]);
     let calls = bed.world.embedded.calls();
     assert!(calls.contains(&"stop bot vm 0ns".to_owned()), "{calls:?}");

@@ -247,6 +247,8 @@ pub enum GuestCommand {
     },
     /// Report versions as JSON
     Info,
+    /// Drop what memory holds of the disk, and clear what that frees: before memory is written to a snapshot
+    Trim,
     /// Become the machine that the seed disk describes; an image's first unit of a boot starts it
     Seed,
 }

@@ -17,6 +17,7 @@ mod probe;
 mod provision;
 mod seed;
 mod service;
+mod trim;
 
 use std::{
     io::{Read, Write},
@@ -89,6 +90,7 @@ impl Guest<'_> {
                 print(out, &self.service(&id.parse()?).stop(Duration::from_secs(timeout))?)
             }
             GuestCommand::Info => print(out, &info::info(self)?),
+            GuestCommand::Trim => print(out, &trim::trim(&self.files)?),
             GuestCommand::Seed => {
                 let said = seed::apply(self)?;
                 writeln!(out, "{said}").context("write", "what was done")

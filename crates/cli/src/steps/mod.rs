@@ -168,7 +168,7 @@ impl Effects for Steps<'_> {
             Step::CopyDisk => self.copy_disk(),
             Step::RenewIdentity => self.renew_identity(),
             Step::StopVm => self.stop_vm(watch),
-            Step::SyncGuest => self.sync_guest(),
+            Step::SyncGuest => self.sync_guest(watch),
             Step::SaveMemory => self.save_memory(watch),
             Step::EndVm => self.end_vm(),
             Step::SettleProxy => self.settle_proxy(),

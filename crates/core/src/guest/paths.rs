@@ -192,6 +192,21 @@ impl GuestPaths {
         ["/etc/os-release".into(), "/usr/lib/os-release".into()]
     }
 
+    /// What the kernel says of the memory.
+    pub fn meminfo() -> PathBuf {
+        "/proc/meminfo".into()
+    }
+
+    /// A `1` written here drops what memory holds of files that are on the disk as well.
+    pub fn drop_caches() -> PathBuf {
+        "/proc/sys/vm/drop_caches".into()
+    }
+
+    /// How readily the kernel ends this process for its memory.
+    pub fn own_oom_score() -> PathBuf {
+        "/proc/self/oom_score_adj".into()
+    }
+
     /// The running kernel's version.
     pub fn kernel_release() -> PathBuf {
         "/proc/sys/kernel/osrelease".into()

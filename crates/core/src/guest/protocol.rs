@@ -117,6 +117,15 @@ pub struct StopReport {
     pub seconds: u64,
 }
 
+/// What `fireclaw guest trim` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrimReport {
+    /// The memory, in KiB, that came free.
+    pub freed_kib: u64,
+    /// How much of it is zeros now, so that a snapshot does not hold it.
+    pub cleared_kib: u64,
+}
+
 /// What `fireclaw guest info` prints. A thing that is not there is null.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

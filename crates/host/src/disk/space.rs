@@ -21,13 +21,16 @@ pub fn free_bytes(path: &Path) -> Result<u64> {
 pub fn host_memory_mib(proc_root: &Path) -> Result<u64> {
     let path = proc_root.join("meminfo");
     let text = std::fs::read_to_string(&path).context("read", path.display())?;
-    let kib = text.lines().find_map(|line| {
-        line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    });
-    match kib {
+    match meminfo_kib(&text, "MemTotal") {
         Some(kib) => Ok(kib / 1024),
         None => Err(Error::new("read", path.display().to_string()).because("it has no line MemTotal")),
     }
+}
+
+/// A figure of `/proc/meminfo`, in KiB.
+pub fn meminfo_kib(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 #[cfg(test)]
