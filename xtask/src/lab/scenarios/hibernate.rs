@@ -49,9 +49,14 @@ pub fn hibernate(lab: &mut Lab) -> Result<()> {
     ensure(!left.contains(ID), || format!("something of it is left: {left}"))
 }
 
-/// The same without systemd's help.
+/// The same without systemd's help, which then does not limit the VM either.
 pub fn embedded(lab: &mut Lab) -> Result<()> {
+    lab.with_config("cpu_quota = \"auto\"\nio_read_max = \"500M\"\n", without_systemd)
+}
+
+fn without_systemd(lab: &Lab) -> Result<()> {
     lab.setup_tiny(ID, &["--supervisor", "embedded", "--idle-after", "1h"])?;
+    limited(lab)?;
     let life = Life::begin(lab)?;
     lab.ok(&["hibernate", ID])?;
     sleeps(lab)?;
@@ -62,7 +67,29 @@ pub fn embedded(lab: &mut Lab) -> Result<()> {
     let (body, _) = connect(lab, ID)?;
     ensure(body.contains("ok"), || format!("the gateway said {body:?}"))?;
     life.goes_on(lab)?;
-    lab.ok(&["destroy", ID, "--force"]).map(drop)
+    limited(lab)?;
+    lab.ok(&["destroy", ID, "--force"])?;
+    let left = lab.remote.ask(&["test", "-e", &group()])?;
+    ensure(!left.status.success(), || "its control group is left".into())
+}
+
+fn group() -> String {
+    format!("/sys/fs/cgroup/fireclaw/{ID}")
+}
+
+/// The kernel itself has the limits of the configuration, and counts the VMM among those whom they hold for.
+fn limited(lab: &Lab) -> Result<()> {
+    let pid = lab.vm_pid(ID)?.map(|pid| pid.to_string());
+    let group = group();
+    let read = |file: &str| lab.remote.must(&["cat", &format!("{group}/{file}")]);
+    let held = read("cgroup.procs")?;
+    ensure(held.lines().any(|line| Some(line) == pid.as_deref()), || format!("{pid:?} is not among {held}"))?;
+    let memory: u64 = read("memory.max")?.trim().parse().context("read", "memory.max")?;
+    ensure((256 << 20..4 << 30).contains(&memory), || format!("memory.max is {memory}"))?;
+    same("cpu.max", &read("cpu.max")?.trim(), &"150000 100000")?;
+    same("pids.max", &read("pids.max")?.trim(), &"512")?;
+    let disks = read("io.max")?;
+    ensure(disks.contains(&format!("rbps={}", 500 << 20)), || format!("io.max is {disks}"))
 }
 
 /// The seconds that it takes.
@@ -119,6 +146,14 @@ fn process(lab: &Lab) -> Result<String> {
 
 /// No process, no jail, a status that says so, and files for root alone.
 fn sleeps(lab: &Lab) -> Result<()> {
+    is_kept(lab)?;
+    ensure(!lab.remote.ask(&["test", "-e", &format!("{DIR}/jail")])?.status.success(), || {
+        "the jail is there still".into()
+    })
+}
+
+/// What must hold after a power cut too, which may bring the jail back until the next start clears it away.
+fn is_kept(lab: &Lab) -> Result<()> {
     let status = lab.json(&["status", ID, "--json"])?;
     same("vm", &status["vm"], &Value::from("hibernated"))?;
     ensure(status["snapshot_bytes"].as_u64().is_some_and(|bytes| bytes > 0), || {
@@ -126,9 +161,6 @@ fn sleeps(lab: &Lab) -> Result<()> {
     })?;
     say::detail(&format!("  its memory takes {} bytes on the disk", status["snapshot_bytes"]));
     ensure(lab.vm_pid(ID)?.is_none(), || "Firecracker runs still".into())?;
-    ensure(!lab.remote.ask(&["test", "-e", &format!("{DIR}/jail")])?.status.success(), || {
-        "the jail is there still".into()
-    })?;
     let modes = lab.remote.must(&["find", &format!("{DIR}/snapshot"), "-type", "f", "-perm", "/077"])?;
     ensure(modes.is_empty(), || format!("others may read {modes}"))
 }
@@ -156,7 +188,7 @@ fn across_the_hosts_restart(lab: &mut Lab, life: &Life) -> Result<()> {
     life.goes_on(lab)?;
     lab.ok(&["hibernate", ID])?;
     lab.power_cut()?;
-    sleeps(lab)?;
+    is_kept(lab)?;
     lab.ok(&["start", ID])?;
     life.goes_on(lab)
 }
