@@ -44,6 +44,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(100);
 /// …and the rest is cut after so long.
 const GRACE: Duration = Duration::from_secs(2);
+/// By then everything has begun.
+const SETTLED: Duration = Duration::from_secs(2);
 /// How long `accept` rests when the kernel has no descriptor or memory for another connection.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
@@ -198,8 +200,9 @@ async fn serve_until(
         .into_iter()
         .map(|listener| tokio::task::spawn_local(accept(listener, Rc::clone(&shared))))
         .collect();
+    let settling = tokio::task::spawn_local(settle());
     told_to_stop.await;
-    for task in accepting.into_iter().chain(watching) {
+    for task in accepting.into_iter().chain(watching).chain([settling]) {
         task.abort();
         let _ = task.await;
     }
@@ -211,6 +214,12 @@ async fn serve_until(
     {
         sleep(QUIET / 5).await;
     }
+}
+
+/// What was needed to begin, after the port was bound, is not needed to wait.
+async fn settle() {
+    sleep(SETTLED).await;
+    memory::give_back();
 }
 
 async fn accept(listener: TcpListener, shared: Rc<Shared>) {
