@@ -8,8 +8,9 @@ use std::{
 
 /// A guest on a local bridge answers in less than a millisecond or is not up.
 const CONNECT: Duration = Duration::from_millis(300);
-/// sshd starts a process for each connection; in an emulated guest that takes its time.
-const BANNER: Duration = Duration::from_secs(3);
+/// sshd starts a process for each connection; in a guest that works hard, was just woken or is emulated that takes its time. Who
+/// gives up sooner takes a busy guest for one that is away: `shell` is refused, and `stop` does without its farewell.
+const BANNER: Duration = Duration::from_secs(10);
 
 /// `Err` says what there is instead of an sshd.
 pub(super) fn answers(address: SocketAddr) -> Result<(), String> {
@@ -69,6 +70,20 @@ mod tests {
         assert!(served(b"HTTP/1.1 400 Bad Request\r\n").unwrap_err().contains("closes connections"));
         let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert!(answers(unused).unwrap_err().contains("refuses connections"));
+    }
+
+    #[test]
+    fn a_guest_that_is_busy_is_not_away() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let slow = thread::spawn(move || {
+            let mut client = listener.accept().unwrap().0;
+            // As long as a woken guest took under emulation.
+            thread::sleep(Duration::from_millis(3500));
+            client.write_all(b"SSH-2.0-slow\r\n")
+        });
+        answers(address).unwrap();
+        slow.join().unwrap().unwrap();
     }
 
     #[test]
