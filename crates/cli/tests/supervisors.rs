@@ -16,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use fireclaw_core::{
@@ -26,7 +26,7 @@ use fireclaw_core::{
     spec::SupervisorKind,
 };
 use fireclaw_host::{
-    exec::Output,
+    exec::{Output, fake::FakeExec},
     ssh::fake::FakeShell,
     supervisor::{Service, ServiceStatus, State, Supervisor as _, fake::FakeSupervisor},
 };
@@ -229,6 +229,33 @@ fn a_damaged_instance_is_removed_from_both() {
     assert!(world.systemd.installed().is_empty());
     assert!(world.embedded.calls().contains(&"uninstall bot".to_owned()));
     assert!(!paths.state_dir.exists());
+}
+
+/// The instance is undone, and `logs` knows it no more: the error has to say it all.
+#[test]
+fn a_vm_that_does_not_start_under_systemd_is_said_why() {
+    let mut world = world().with_systemd();
+    let unit = id("bot").vm_unit();
+    world.app.host.exec = Arc::new(FakeExec::new(move |cmd| {
+        let line = |micros: u128, by: &str, text: &str| {
+            format!(
+                "{{\"__REALTIME_TIMESTAMP\":\"{micros}\",\"MESSAGE\":\"{text}\",{by}\"_SYSTEMD_UNIT\":\"{unit}\"}}\n"
+            )
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
+        let journal = [
+            line(now - 60_000_000, "", "of another start"),
+            line(now, "", "error: cannot boot it"),
+            line(now, &format!("\"UNIT\":\"{unit}\","), "Failed with result"),
+        ]
+        .concat();
+        Ok(Output::made(0, if cmd.line().starts_with("journalctl") { &journal } else { "" }, ""))
+    }));
+    world.systemd.fail("start bot vm", 1);
+    let error = run_setup(&world.app, "bot").unwrap_err().one_line();
+    assert!(error.contains("cannot boot it"), "{error}");
+    assert!(!error.contains("another start") && !error.contains("Failed with"), "{error}");
+    assert!(world.app.store().all().unwrap().is_empty());
 }
 
 #[test]

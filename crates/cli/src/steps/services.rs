@@ -1,9 +1,9 @@
 //! Steps on the two services of an instance. Works through the supervisor.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fireclaw_core::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     spec::{ServiceSpec, SupervisorKind},
 };
 use fireclaw_host::{
@@ -27,11 +27,11 @@ impl Steps<'_> {
 
     pub(super) fn start_vm(&mut self, watch: &mut dyn Observer) -> Result<()> {
         self.before_start()?;
-        let started = self.supervisor()?.start(&self.id, Service::Vm);
+        let started = self.begin(Service::Vm);
         if started.is_err() && self.resumed && self.paths()?.snapshot_dropped.exists() {
             // The VMM found fault with a memory that fitted. Without it there is nothing to find fault with.
             self.resumed = false;
-            self.supervisor()?.start(&self.id, Service::Vm)?;
+            self.begin(Service::Vm)?;
         } else {
             started?;
         }
@@ -43,7 +43,37 @@ impl Steps<'_> {
     }
 
     pub(super) fn start_proxy(&self) -> Result<()> {
-        self.supervisor()?.start(&self.id, Service::Proxy)
+        self.begin(Service::Proxy)
+    }
+
+    /// Starts a service. What systemd says of a start that came to nothing is a number; why, stands in its journal, where nobody
+    /// looks once a new instance was undone.
+    fn begin(&self, service: Service) -> Result<()> {
+        let since = SystemTime::now();
+        self.supervisor()?.start(&self.id, service).map_err(|error| {
+            let said = if error.get_kind() == Kind::Failed {
+                self.said_since(service, since)
+            } else {
+                String::new()
+            };
+            if said.is_empty() {
+                return error;
+            }
+            let told = Error::new(error.operation().to_owned(), error.object())
+                .because(format!("{}\n{said}", error.causes().join(": ")));
+            match error.get_hint() {
+                Some(hint) => told.hint(hint),
+                None => told,
+            }
+        })
+    }
+
+    /// What a service itself wrote to the journal; nothing where there is none.
+    fn said_since(&self, service: Service, since: SystemTime) -> String {
+        let by_systemd = self.known().is_ok_and(|it| self.app.supervised_by(it) == SupervisorKind::Systemd);
+        let lines = if by_systemd { self.journal(service, 12) } else { Vec::new() };
+        let own = lines.into_iter().filter(|line| !line.by_systemd && line.time >= since);
+        own.map(|line| line.text).collect::<Vec<_>>().join("\n")
     }
 
     pub(super) fn stop_proxy(&self) -> Result<()> {
@@ -97,12 +127,8 @@ impl Steps<'_> {
     pub(super) fn last_words(&self, service: Service, lines: usize) -> Result<String> {
         let record = self.known()?;
         if self.app.supervised_by(record) == SupervisorKind::Systemd {
-            let lines = u32::try_from(lines).unwrap_or(u32::MAX);
-            let said = self.app.host.exec.run(journal::command(&self.id, &[service], lines, false));
-            // These words are for an error that is there already: without a journal it comes without them.
-            let said = said.map(|said| said.text()).unwrap_or_default();
-            let read = |line: &str| journal::Line::read(line, &self.id).map(|line| line.text);
-            return Ok(said.lines().filter_map(read).collect::<Vec<_>>().join("\n"));
+            let lines = self.journal(service, u32::try_from(lines).unwrap_or(u32::MAX));
+            return Ok(lines.into_iter().map(|line| line.text).collect::<Vec<_>>().join("\n"));
         }
         let paths = self.paths()?;
         let mut text = String::new();
@@ -117,5 +143,12 @@ impl Steps<'_> {
             }
         }
         Ok(text)
+    }
+
+    /// The last lines of a unit. They are for an error that is there already: without a journal it comes without them.
+    fn journal(&self, service: Service, lines: u32) -> Vec<journal::Line> {
+        let said = self.app.host.exec.run(journal::command(&self.id, &[service], lines, false));
+        let said = said.map(|said| said.text()).unwrap_or_default();
+        said.lines().filter_map(|line| journal::Line::read(line, &self.id)).collect()
     }
 }

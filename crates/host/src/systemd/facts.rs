@@ -95,6 +95,8 @@ impl Facts {
                 226 => "its sandbox could not be set up (226/NAMESPACE)".to_owned(),
                 218 => "its capabilities could not be set (218/CAPABILITIES)".to_owned(),
                 228 => "its system call filter could not be set (228/SECCOMP)".to_owned(),
+                // A unit that forks has no main process yet when what starts it fails.
+                0 => "what starts it failed".to_owned(),
                 status => format!("ended with exit code {status}"),
             },
             "signal" if self.exit_code >= 2 => format!("ended by signal {}", self.exit_status),
@@ -136,6 +138,7 @@ mod tests {
         for (facts, words) in [
             (Facts { exit_status: 203, ..facts("failed", "exit-code") }, "203/EXEC"),
             (Facts { exit_status: 7, ..facts("failed", "exit-code") }, "exit code 7"),
+            (facts("failed", "exit-code"), "what starts it failed"),
             (Facts { exit_code: 2, exit_status: 9, ..facts("failed", "signal") }, "signal 9"),
             (facts("failed", "oom-kill"), "memory_max"),
             (facts("failed", "start-limit-hit"), "gave up"),
