@@ -6,11 +6,11 @@ use std::path::Path;
 use fireclaw_core::{
     error::{Context, Error, Result},
     render::cloud_init::{CloudInit, GuestNetwork},
-    spec::DiskKind,
+    spec::{DiskKind, VmmKind},
 };
 use fireclaw_host::{
     disk::{self, RootDisk},
-    fs,
+    fs, image,
     keys::{self, SystemEntropy},
     seed,
 };
@@ -24,7 +24,7 @@ impl Steps<'_> {
         let base =
             self.base.as_ref().ok_or_else(|| Error::new("create", "a disk").because("no base was named"))?;
         let folder = base.rootfs.parent().map(disk::identity);
-        pin(&base.kernel, &paths.kernel)?;
+        pin_kernel(&base.kernel, &paths.kernel, record.vmm)?;
         if let Some(initrd) = &base.initrd {
             pin(initrd, &paths.initrd)?;
         }
@@ -77,6 +77,15 @@ impl Steps<'_> {
     }
 }
 
+/// Keeps a kernel for an instance. Firecracker takes a packed one from 1.17 on, which is no version that everybody has: it gets what is
+/// in it, as from an image.
+fn pin_kernel(from: &Path, to: &Path, vmm: VmmKind) -> Result<()> {
+    if vmm == VmmKind::Firecracker && image::check_kernel(from)?.is_packed() {
+        return image::unpack_kernel(from, to);
+    }
+    pin(from, to)
+}
+
 /// Keeps a file of an image for an instance: by hard link where that works, for an image that is rebuilt or removed
 /// then leaves the instance's file alone; else by copy.
 pub(super) fn pin(from: &Path, to: &Path) -> Result<()> {
@@ -87,4 +96,35 @@ pub(super) fn pin(from: &Path, to: &Path) -> Result<()> {
         return Ok(());
     }
     std::fs::copy(&real, to).map(drop).context("copy", format!("{} to {}", from.display(), to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use fireclaw_host::image::fake_kernel::bz_image;
+
+    use super::*;
+
+    /// LZ4's legacy frame of one block that is stored as it is: a token with the length, then the bytes.
+    fn lz4(plain: &[u8; 12]) -> Vec<u8> {
+        let block = [&[0xc0][..], plain].concat();
+        [&b"\x02\x21\x4c\x18"[..], &13_u32.to_le_bytes(), &block].concat()
+    }
+
+    #[test]
+    fn firecracker_gets_what_is_in_a_packed_kernel_and_qemu_the_file_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("vmlinuz"), dir.path().join("vmlinux"));
+        let (plain, packed) = (b"\x7fELF 12 byte", bz_image(&lz4(b"\x7fELF 12 byte")));
+        std::fs::write(&from, &packed).unwrap();
+        for (vmm, wanted) in [(VmmKind::Qemu, &packed[..]), (VmmKind::Firecracker, plain)] {
+            pin_kernel(&from, &to, vmm).unwrap();
+            assert_eq!(std::fs::read(&to).unwrap(), wanted, "{vmm:?}");
+        }
+        std::fs::write(&from, plain).unwrap();
+        pin_kernel(&from, &to, VmmKind::Firecracker).unwrap();
+        assert_eq!(std::fs::read(&to).unwrap(), plain);
+        std::fs::write(&from, bz_image(b"of no known kind")).unwrap();
+        let error = pin_kernel(&from, &to, VmmKind::Firecracker).unwrap_err();
+        assert!(error.get_hint().unwrap().contains("vmlinux"), "{error}");
+    }
 }

@@ -240,7 +240,7 @@ impl Build<'_> {
             .ok_or_else(|| Error::new("find", "a kernel in the root filesystem"))?;
         let kernel = boot.join(format!("vmlinuz-{release}"));
         fs::copy(&kernel, &paths.vmlinuz).context("copy", kernel.display())?;
-        store::unpack_kernel(&paths)?;
+        store::unpack_kernel(&paths.vmlinuz, &paths.vmlinux)?;
         let ramdisk = initrd::build(&self.tree(), release)?;
         crate::fs::write(&paths.initrd, &ramdisk, 0o644)
     }

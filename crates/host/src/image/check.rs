@@ -11,8 +11,9 @@ use fireclaw_core::error::{Error, Result};
 use super::kernel::KernelKind;
 use crate::disk::ext4;
 
-/// Refuses a file that is no kernel: neither ELF nor the boot protocol of x86 nor an arm64 image, plain or packed.
-pub fn check_kernel(path: &Path) -> Result<()> {
+/// Tells the kind of a kernel, and refuses a file that is none: neither ELF nor the boot protocol of x86 nor an arm64 image, plain
+/// or packed.
+pub fn check_kernel(path: &Path) -> Result<KernelKind> {
     let refused = |why: String| {
         Error::refused("kernel", path.display(), why)
             .hint("a kernel is a vmlinux (ELF) or a bzImage, such as /boot/vmlinuz-…")
@@ -20,10 +21,7 @@ pub fn check_kernel(path: &Path) -> Result<()> {
     let file = File::open(path).map_err(|error| refused(error.to_string()))?;
     let mut head = Vec::new();
     file.take(0x400).read_to_end(&mut head).map_err(|error| refused(error.to_string()))?;
-    match KernelKind::of(&head) {
-        Some(_) => Ok(()),
-        None => Err(refused("is neither ELF nor a bzImage".to_owned())),
-    }
+    KernelKind::of(&head).ok_or_else(|| refused("is neither ELF nor a bzImage".to_owned()))
 }
 
 /// Refuses a file that is no ext4 filesystem without a partition table.

@@ -37,6 +37,11 @@ impl KernelKind {
             None
         }
     }
+
+    /// Whether the kernel lies packed in it, which not every VMM starts.
+    pub const fn is_packed(self) -> bool {
+        matches!(self, Self::BzImage | Self::ArmPacked)
+    }
 }
 
 /// The largest kernel that is looked at: debug builds reach hundreds of mebibytes.
@@ -146,11 +151,31 @@ fn lz4_legacy(mut data: &[u8]) -> Result<Vec<u8>> {
     Ok(plain)
 }
 
+/// Kernels for tests.
+#[cfg(any(test, feature = "fakes"))]
+pub mod fake {
+    /// An x86 kernel with this compressed payload, as far as the boot protocol says where it lies.
+    pub fn bz_image(payload: &[u8]) -> Vec<u8> {
+        let mut image = vec![0; 3 * 512];
+        image[0x1f1] = 2;
+        image[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+        image[0x248..0x24c].copy_from_slice(&16_u32.to_le_bytes());
+        let length = u32::try_from(payload.len()).expect("a test's payload is small");
+        image[0x24c..0x250].copy_from_slice(&length.to_le_bytes());
+        image.extend([0; 16]);
+        image.extend(payload);
+        image.extend([0; 64]);
+        image
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
-    use super::*;
+    use super::{fake::bz_image, *};
 
     fn elf() -> Vec<u8> {
         let mut elf = b"\x7fELF".to_vec();
@@ -161,20 +186,6 @@ mod tests {
     fn arm_image() -> Vec<u8> {
         let mut image = vec![7; 5000];
         image[56..60].copy_from_slice(b"ARM\x64");
-        image
-    }
-
-    fn bz_image(payload: &[u8]) -> Vec<u8> {
-        let mut image = vec![0; 3 * 512];
-        image[0x1f1] = 2;
-        image[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
-        image[0x202..0x206].copy_from_slice(b"HdrS");
-        image[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
-        image[0x248..0x24c].copy_from_slice(&16_u32.to_le_bytes());
-        image[0x24c..0x250].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
-        image.extend([0; 16]);
-        image.extend(payload);
-        image.extend([0; 64]);
         image
     }
 

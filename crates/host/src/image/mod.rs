@@ -31,8 +31,11 @@ pub use self::{
     check::{check_ext4, check_kernel},
     manifest::{Boot, Manifest, read as read_manifest},
     pvh::has_pvh_entry,
-    store::{ImportRequest, Listed, import, inspect, list, remove},
+    store::{ImportRequest, Listed, import, inspect, list, remove, unpack_kernel},
 };
+
+#[cfg(any(test, feature = "fakes"))]
+pub use self::kernel::fake as fake_kernel;
 
 /// Programs of the host that building takes, each with its Debian package.
 pub const HOST_PROGRAMS: &[(&str, &str)] = &[

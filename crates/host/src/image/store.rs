@@ -160,7 +160,7 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
     for (source, target) in from {
         crate::disk::copy_sparse(source, target)?;
     }
-    unpack_kernel(paths)?;
+    unpack_kernel(&paths.vmlinuz, &paths.vmlinux)?;
     Ok(Manifest {
         format: manifest::COPIED,
         name: request.name.to_string(),
@@ -183,15 +183,15 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
     })
 }
 
-/// Puts what every VMM starts beside the kernel as it was packed.
-pub fn unpack_kernel(paths: &ImagePaths) -> Result<()> {
-    let packed = fs::read(&paths.vmlinuz).context("read", paths.vmlinuz.display())?;
-    let plain = kernel::unpack(&packed).map_err(|error| {
-        Error::new("unpack kernel", paths.vmlinuz.display().to_string())
+/// Writes what every VMM starts: the kernel inside of one that was packed, readable by every VM's user.
+pub fn unpack_kernel(packed: &Path, to: &Path) -> Result<()> {
+    let kernel = fs::read(packed).context("read", packed.display())?;
+    let plain = kernel::unpack(&kernel).map_err(|error| {
+        Error::new("unpack kernel", packed.display().to_string())
             .source(error)
             .hint("give the ELF file `vmlinux` of that kernel instead")
     })?;
-    fs::write(&paths.vmlinux, plain).context("write", paths.vmlinux.display())
+    crate::fs::write(to, &plain, 0o644)
 }
 
 /// The checksums of an image's files.

@@ -78,8 +78,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let slow = thread::spawn(move || {
             let mut client = listener.accept().unwrap().0;
-            // As long as a woken guest took under emulation.
-            thread::sleep(Duration::from_millis(3500));
+            // As long as a woken guest took under emulation; the client says nothing meanwhile.
+            client.set_read_timeout(Some(Duration::from_millis(3500))).unwrap();
+            client.read(&mut [0]).unwrap_err();
             client.write_all(b"SSH-2.0-slow\r\n")
         });
         answers(address).unwrap();
