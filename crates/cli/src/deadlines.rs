@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-/// From the VM's start to an SSH login: under 60 s emulated on two slow cores, 3 s on KVM. VMs that share a processor take turns,
-/// and sixteen that start at once on two of them take as long as one would sixteen times.
-pub fn boot(vms: usize, processors: usize) -> Duration {
-    const ALONE: Duration = Duration::from_mins(6);
-    const LONGEST: Duration = Duration::from_mins(24);
+/// VMs that share a processor take turns, and sixteen that start at once on two of them take as long as one would eight times.
+fn in_turns(alone: Duration, longest: Duration, vms: usize, processors: usize) -> Duration {
     let turns = vms.div_ceil(processors.max(1)).max(1);
-    u32::try_from(turns).map_or(LONGEST, |turns| ALONE.saturating_mul(turns).min(LONGEST))
+    u32::try_from(turns).map_or(longest, |turns| alone.saturating_mul(turns).min(longest))
+}
+
+/// From the VM's start to an SSH login: under 60 s emulated on two slow cores, 3 s on KVM.
+pub fn boot(vms: usize, processors: usize) -> Duration {
+    in_turns(Duration::from_mins(6), Duration::from_mins(24), vms, processors)
 }
 
 /// The guest's provisioning: seconds with everything in the image; with packages and a container image to fetch over a
@@ -19,8 +21,8 @@ pub const fn provision() -> Duration {
 }
 
 /// From the gateway's start to its start gate: 140 s emulated, 7 s on KVM.
-pub const fn gateway() -> Duration {
-    Duration::from_mins(15)
+pub fn gateway(vms: usize, processors: usize) -> Duration {
+    in_turns(Duration::from_mins(15), Duration::from_hours(1), vms, processors)
 }
 
 /// How long a report on one instance waits for its gateway's answer. A gateway that has just started on an emulated
@@ -43,5 +45,7 @@ mod tests {
         let minutes = |vms, processors| boot(vms, processors).as_secs() / 60;
         assert_eq!([(0, 2), (1, 2), (2, 2), (1, 0)].map(|(v, p)| minutes(v, p)), [6; 4]);
         assert_eq!((minutes(3, 2), minutes(16, 8), minutes(16, 2), minutes(usize::MAX, 1)), (12, 12, 24, 24));
+        let minutes = |vms, processors| gateway(vms, processors).as_secs() / 60;
+        assert_eq!((minutes(1, 2), minutes(3, 2), minutes(16, 2)), (15, 30, 60));
     }
 }

@@ -36,9 +36,21 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 pub fn until<T>(
     requirement: &Requirement,
     interrupt: &Interrupt,
+    probe: impl FnMut() -> Probed<T>,
+) -> Result<T> {
+    until_extended(requirement, &mut || requirement.deadline, interrupt, probe)
+}
+
+/// As [`until`], for what takes the longer the more others do the same, who may have come after the wait began: when the deadline
+/// has passed, `by_now` tells what it would be if it were set now, and a later one counts.
+pub fn until_extended<T>(
+    requirement: &Requirement,
+    by_now: &mut dyn FnMut() -> Duration,
+    interrupt: &Interrupt,
     mut probe: impl FnMut() -> Probed<T>,
 ) -> Result<T> {
     let begun = Instant::now();
+    let mut deadline = requirement.deadline;
     let mut pause = PAUSES.0;
     loop {
         interrupt.check()?;
@@ -51,11 +63,15 @@ pub fn until<T>(
             }
             Probed::NotYet(why) => why,
         };
-        let left = requirement.deadline.saturating_sub(begun.elapsed());
+        let left = |deadline: Duration| deadline.saturating_sub(begun.elapsed());
+        if left(deadline).is_zero() {
+            deadline = deadline.max(by_now());
+        }
+        let left = left(deadline);
         if left.is_zero() {
             return Err(Error::new("wait for", &requirement.description)
                 .hint(&requirement.hint)
-                .because(format!("not within {}: {last}", humanly(requirement.deadline))));
+                .because(format!("not within {}: {last}", humanly(deadline))));
         }
         pause_for(pause.min(left));
         pause = (pause * 3 / 2).min(PAUSES.1);
@@ -94,6 +110,21 @@ mod tests {
             .unwrap_err();
         assert!(error.one_line().contains("not within 30 ms: refused"), "{}", error.one_line());
         assert_eq!(error.get_hint(), Some("look"));
+    }
+
+    #[test]
+    fn a_deadline_that_has_become_later_counts() {
+        let mut asked = 0;
+        let mut by_now = || {
+            asked += 1;
+            Duration::from_millis(if asked == 1 { 60 } else { 20 })
+        };
+        let error = until_extended::<()>(&requirement(20), &mut by_now, &Interrupt::default(), || {
+            Probed::NotYet("refused".into())
+        })
+        .unwrap_err();
+        assert!(error.one_line().contains("not within 60 ms: refused"), "{}", error.one_line());
+        assert_eq!(asked, 2);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use fireclaw_host::{
     exec::{Output, Stdin, Stream},
     ssh::{Guest, LoginState, control, wait_for_login},
     supervisor::Service,
-    wait::{Probed, Requirement, until},
+    wait::{Probed, Requirement, until_extended},
 };
 
 use super::Steps;
@@ -53,7 +53,7 @@ impl Steps<'_> {
         let guest = self.guest()?;
         let requirement = Requirement {
             description: format!("an SSH login at {}", guest.ip),
-            deadline: self.time_to_boot(),
+            deadline: self.in_company(deadlines::boot),
             hint: format!("see the boot log: `fireclaw logs {} host --no-follow`", self.id),
         };
         let mut looked = Instant::now();
@@ -67,7 +67,10 @@ impl Steps<'_> {
             self.must_live(Service::Vm)
         };
         let shell = self.app.host.shell.as_ref();
-        wait_for_login(shell, &guest, &requirement, &self.app.interrupt, &mut meanwhile).map_err(|error| {
+        let mut by_now = || self.in_company(deadlines::boot);
+        let waited =
+            wait_for_login(shell, &guest, &requirement, &mut by_now, &self.app.interrupt, &mut meanwhile);
+        waited.map_err(|error| {
             // A failed setup removes the log with the instance: what it ended with is told now.
             match self.last_words(Service::Vm, 12) {
                 Ok(tail) if !tail.is_empty() && error.get_kind() != Kind::Interrupted => {
@@ -83,11 +86,11 @@ impl Steps<'_> {
         })
     }
 
-    /// By how many VMs there are to share this host's processors. What cannot be counted counts as this one alone.
-    fn time_to_boot(&self) -> Duration {
+    /// How long something may take, by how many VMs share this host's processors. What cannot be counted counts as this one alone.
+    fn in_company(&self, time: fn(usize, usize) -> Duration) -> Duration {
         let vms = self.app.store().records().and_then(|records| self.app.attached(&records));
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        deadlines::boot(vms.unwrap_or(1), processors)
+        time(vms.unwrap_or(1), processors)
     }
 
     /// Gives the guest this very program, unless it has it.
@@ -167,12 +170,13 @@ impl Steps<'_> {
     fn await_gate(&self, place: &str, address: SocketAddr, watch: &mut dyn Observer) -> Result<()> {
         let requirement = Requirement {
             description: format!("the gateway's start gate {place} ({address})"),
-            deadline: deadlines::gateway(),
+            deadline: self.in_company(deadlines::gateway),
             hint: format!("see what it says with `fireclaw logs {} --no-follow`", self.id),
         };
         let (mut looked, mut asked) = (Instant::now(), Instant::now());
         let mut restarts = None;
-        until(&requirement, &self.app.interrupt, || {
+        let mut by_now = || self.in_company(deadlines::gateway);
+        until_extended(&requirement, &mut by_now, &self.app.interrupt, || {
             let health = match self.app.host.gateway.health(&[address], Duration::from_secs(5)) {
                 Ok(health) => health.first().copied().unwrap_or(Health::Down),
                 Err(error) => return Probed::Never(error),

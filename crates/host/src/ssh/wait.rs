@@ -7,7 +7,7 @@ use fireclaw_core::error::Result;
 use super::{Guest, GuestShell, LoginState};
 use crate::{
     interrupt::Interrupt,
-    wait::{Probed, Requirement, until},
+    wait::{Probed, Requirement, until_extended},
 };
 
 /// How long a refusal may last before it is believed: sshd can be up before cloud-init has put our key and its host key
@@ -17,17 +17,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// five seconds for some time.
 const REST: Duration = Duration::from_secs(6);
 
-/// Waits until we are in. A refusal ends the wait once it has lasted half a minute. `meanwhile` is told after each attempt
-/// why we are not in yet; its error ends the wait, for a VM that has died.
+/// Waits until we are in. A refusal ends the wait once it has lasted half a minute. `by_now` is that of [`until_extended`].
+/// `meanwhile` is told after each attempt why we are not in yet; its error ends the wait, for a VM that has died.
 pub fn wait_for_login(
     shell: &dyn GuestShell,
     guest: &Guest,
     requirement: &Requirement,
+    by_now: &mut dyn FnMut() -> Duration,
     interrupt: &Interrupt,
     meanwhile: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     let mut attempts = Attempts { shell, guest, patience: PATIENCE, rest: REST, refused: None };
-    attempts.wait(requirement, interrupt, meanwhile)
+    attempts.wait(requirement, by_now, interrupt, meanwhile)
 }
 
 struct Attempts<'a> {
@@ -49,10 +50,11 @@ impl Attempts<'_> {
     fn wait(
         &mut self,
         requirement: &Requirement,
+        by_now: &mut dyn FnMut() -> Duration,
         interrupt: &Interrupt,
         meanwhile: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<()> {
-        until(requirement, interrupt, || match self.attempt() {
+        until_extended(requirement, by_now, interrupt, || match self.attempt() {
             Probed::NotYet(why) => match meanwhile(&why) {
                 Ok(()) => Probed::NotYet(why),
                 Err(error) => Probed::Never(error),
@@ -106,7 +108,7 @@ mod tests {
         };
         let (patience, rest) = (Duration::from_millis(patience_ms), Duration::from_millis(10));
         let mut attempts = Attempts { shell, guest: &FakeShell::guest(), patience, rest, refused: None };
-        attempts.wait(&requirement, &Interrupt::default(), meanwhile)
+        attempts.wait(&requirement, &mut || requirement.deadline, &Interrupt::default(), meanwhile)
     }
 
     fn denied() -> LoginState {
