@@ -17,6 +17,7 @@ mod figures;
 mod guest;
 pub mod internet;
 mod lifecycle;
+mod many;
 mod search;
 mod setup;
 mod stock;
@@ -124,6 +125,7 @@ fn cases() -> Vec<Case> {
         case("a full disk leaves nothing", faults::full_disk),
         case("kill -9 of setup before the guest", crash::setup_before_the_guest),
         case("Ctrl-C of setup leaves nothing", crash::interrupted_setup),
+        Case { alone: true, before: Some(many::image), ..long("sixteen at once", many::sixteen) },
         base(SETUP, setup::setup),
         case("a second setup of the same id", setup::second_setup),
         case("health through the proxy", setup::health),

@@ -14,7 +14,7 @@ use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::{
     exec::{Cmd, Exec, SystemExec},
     image::{
-        Boot, BuildRequest, Manifest,
+        self, Boot, BuildRequest, Manifest,
         customise::{self, Entry, NODE_DIR},
         recipe,
         tree::Tree,
@@ -27,7 +27,7 @@ use super::{disk, stock};
 use crate::{container, shell};
 
 /// Raised when the same inputs are to make another image.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 const SUITE: &str = "trixie";
 
@@ -142,6 +142,7 @@ fn tiny(below: &Path, program: &Path) -> Result<PathBuf> {
         tree.apply(&entries)?;
         tree.install(program, customise::AGENT, customise::PROGRAM)?;
         disk::boot_files(&work, dir)?;
+        image::unpack_kernel(&dir.join("vmlinuz"), &dir.join("vmlinux"))?;
         for name in fireclaw_host::fs::names(&work.join("boot"))? {
             fireclaw_host::fs::remove_any(&work.join("boot").join(name))?;
         }
@@ -177,7 +178,7 @@ fn manifest(request: &BuildRequest) -> Manifest {
         browser: false,
         boot: Boot {
             kernel: "vmlinuz".to_owned(),
-            kernel_elf: None,
+            kernel_elf: Some("vmlinux".to_owned()),
             initrd: Some("initrd.img".to_owned()),
             cmdline: recipe::CMDLINE.to_owned(),
         },
@@ -220,4 +221,10 @@ pub fn default_image(target: &Path) -> Result<PathBuf> {
     Err(Error::new("find", "a base image with OpenClaw")
         .because(format!("there is none in {}", dir.display()))
         .hint("`cargo xtask e2e` makes one; `cargo xtask ci` runs both"))
+}
+
+/// Lays the small image into the folder `to`, as one of its own.
+pub fn install_tiny(below: &Path, program: &Path, to: &Path) -> Result<()> {
+    fireclaw_host::fs::remove_tree(to)?;
+    link_all(&tiny(below, program)?, to)
 }

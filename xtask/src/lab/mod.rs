@@ -247,6 +247,7 @@ fn recover(lab: &mut Lab) -> Result<()> {
 /// Programs that are put on the host, and which VMM they prove.
 struct Proved {
     firecracker: Option<(PathBuf, PathBuf)>,
+    released: bool,
     described: String,
 }
 
@@ -278,7 +279,9 @@ fn prepare(options: &Options, large: bool) -> Result<(Lab, Proved)> {
     let remote = Remote::new(&key, machine.ssh_port)?;
     let proved = proved(options)?;
     let vmm = if proved.firecracker.is_some() { "firecracker" } else { "qemu" };
-    Ok((Lab { machine, remote, vmm, program, large: default.is_some(), boot_id: String::new() }, proved))
+    let large = default.is_some();
+    let lab = Lab { machine, remote, vmm, released: proved.released, program, large, boot_id: String::new() };
+    Ok((lab, proved))
 }
 
 fn built() -> Result<PathBuf> {
@@ -302,6 +305,7 @@ fn proved(options: &Options) -> Result<Proved> {
     if options.vmm == Some(Vmm::Qemu) || (found.is_none() && options.vmm.is_none()) {
         return Ok(Proved {
             firecracker: None,
+            released: false,
             described: "QEMU with the lab's KVM, not on Firecracker".to_owned(),
         });
     }
@@ -313,6 +317,8 @@ fn proved(options: &Options) -> Result<Proved> {
     let said = shell::must(&firecracker.display().to_string(), &["--version"])?;
     let version = said.lines().next().unwrap_or_default().to_owned();
     Ok(Proved {
+        // `Firecracker v1.16.1`; what was not released has more: `v1.17.0-dev-81b38b9`.
+        released: !version.contains('-'),
         described: format!("{version} through its jailer"),
         firecracker: Some((firecracker, jailer)),
     })
@@ -327,4 +333,9 @@ fn install(lab: &Lab, proved: &Proved) -> Result<()> {
         put(jailer, "jailer")?;
     }
     Ok(())
+}
+
+/// Lays the small image into a folder of images, for others than the lab.
+pub fn install_tiny(program: &Path, to: &Path) -> Result<()> {
+    images::install_tiny(&shell::target().join("lab"), program, to)
 }
