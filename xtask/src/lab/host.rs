@@ -31,6 +31,8 @@ pub struct Lab {
     pub remote: Remote,
     /// `firecracker` or `qemu`: what instances are made with.
     pub vmm: &'static str,
+    /// Whether Firecracker calls itself a release: such a one brings its filter of system calls, and has a version that is known.
+    pub released: bool,
     /// The program under test.
     pub program: PathBuf,
     /// Which boot of the host this is, as far as anybody here caused it.
@@ -64,7 +66,13 @@ impl Lab {
         if !self.answers() {
             return Some("the host hung");
         }
-        (self.boot_id().is_ok_and(|now| now != self.boot_id)).then_some("the host crashed")
+        if self.boot_id().is_ok_and(|now| now != self.boot_id) {
+            return Some("the host crashed");
+        }
+        // Firecracker's words for a triple fault; it starts again then, and who waited for the guest before says something else.
+        let shut_down = ["journalctl", "--boot", "--quiet", "--lines=1", "--grep=on vcpu run: Shutdown"];
+        (self.remote.ask(&shut_down).is_ok_and(|found| found.status.success()))
+            .then_some("a guest's processor gave up")
     }
 
     /// Whether the host is there at all.
