@@ -20,6 +20,7 @@ use std::{path::Path, time::Instant};
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
+    id::InstanceId,
     plan::{Action, Direction, Operation, Plan, Step},
     report::StepTime,
 };
@@ -176,6 +177,7 @@ fn rolled_back(plan: &Plan, error: Error, undone: Result<()>) -> Error {
     let hint = error.get_hint().map(str::to_owned);
     let outer = Error::new(verb(plan.operation), format!("instance `{}`", plan.id)).source(error);
     match undone {
+        Ok(()) if hint.as_deref().is_some_and(|hint| leads_to(hint, &plan.id)) => outer.hint(GONE),
         Ok(()) => outer,
         Err(left) => {
             let text = format!("{}; and the undo failed: {}", outer.causes().join(": "), left.one_line());
@@ -187,6 +189,16 @@ fn rolled_back(plan: &Plan, error: Error, undone: Result<()>) -> Error {
                 .hint(hint)
         }
     }
+}
+
+/// What to do when a hint leads to an instance that was undone.
+const GONE: &str =
+    "what was begun is removed again; `fireclaw doctor` looks at the host, then run the command once more";
+
+/// Whether a hint names a command of ours on this instance.
+fn leads_to(hint: &str, id: &InstanceId) -> bool {
+    let mut commands = hint.split('`').skip(1).step_by(2).filter(|command| command.starts_with("fireclaw "));
+    commands.any(|command| command.split_whitespace().skip(2).any(|word| word == id.as_str()))
 }
 
 const fn verb(operation: Operation) -> &'static str {

@@ -24,7 +24,9 @@ impl Effects for World {
             self.there.insert(step.title());
         }
         if self.fail_at == Some(step) {
-            return Err(Error::new("do", step.title()).because("injected"));
+            return Err(Error::new("do", step.title())
+                .because("injected")
+                .hint("see `fireclaw logs my-bot host`"));
         }
         Ok(())
     }
@@ -114,6 +116,8 @@ fn fails_at_each_step(plan: &Plan) {
         assert!(error.one_line().contains("injected"), "{}", error.one_line());
         assert!(!bench.journal.exists(), "the journal of {} stayed", action.title());
         if index <= commit {
+            // There are no logs of what is not there any more.
+            assert!(!error.get_hint().unwrap().contains("logs"), "{:?}", error.get_hint());
             assert!(world.there.is_empty(), "{} left {:?}", action.title(), world.there);
         } else {
             assert!(
