@@ -105,6 +105,13 @@ impl Error {
         self.source(Source::from(why.to_string()))
     }
 
+    /// Adds what else is known, such as the end of a log, below the causes. Everything else stays.
+    #[must_use]
+    pub fn adding(self, more: impl fmt::Display) -> Self {
+        let causes = self.causes().join(": ");
+        self.because(format!("{causes}\n{more}"))
+    }
+
     /// Sets the kind, and with it the exit code.
     #[must_use]
     pub fn kind(mut self, kind: Kind) -> Self {

@@ -74,12 +74,7 @@ impl Steps<'_> {
             // A failed setup removes the log with the instance: what it ended with is told now.
             match self.last_words(Service::Vm, 12) {
                 Ok(tail) if !tail.is_empty() && error.get_kind() != Kind::Interrupted => {
-                    let hint = error.get_hint().map(str::to_owned).unwrap_or_default();
-                    let why = format!("{}\nthe console's last lines:\n{tail}", error.causes().join(": "));
-                    Error::new("wait for", requirement.description.clone())
-                        .kind(error.get_kind())
-                        .because(why)
-                        .hint(hint)
+                    error.adding(format!("the console's last lines:\n{tail}"))
                 }
                 _ => error,
             }

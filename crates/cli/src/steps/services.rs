@@ -56,15 +56,7 @@ impl Steps<'_> {
             } else {
                 String::new()
             };
-            if said.is_empty() {
-                return error;
-            }
-            let told = Error::new(error.operation().to_owned(), error.object())
-                .because(format!("{}\n{said}", error.causes().join(": ")));
-            match error.get_hint() {
-                Some(hint) => told.hint(hint),
-                None => told,
-            }
+            if said.is_empty() { error } else { error.adding(said) }
         })
     }
 
