@@ -10,6 +10,7 @@ mod documents;
 mod e2e;
 mod lab;
 mod record;
+mod rollup;
 mod say;
 mod shell;
 

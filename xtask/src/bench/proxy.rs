@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use crate::record;
+use crate::{record, rollup::Rollup};
 use fireclaw_core::error::{Context, Error, Result};
 use fireclaw_host::{
     exec::{Cmd, Exec, SystemExec, handover},
@@ -194,14 +194,9 @@ fn family(root: u32) -> Vec<u32> {
 fn memory(root: u32) -> Result<Memory> {
     let mut sum = Memory { resident: 0, proportional: 0 };
     for pid in family(root) {
-        let path = format!("/proc/{pid}/smaps_rollup");
-        let text = fs::read_to_string(&path).context("read", path)?;
-        let field = |name: &str| -> u64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok()).unwrap_or(0)
-        };
-        sum.resident += field("Rss:");
-        sum.proportional += field("Pss:");
+        let rollup = Rollup::of(pid)?;
+        sum.resident += rollup.kib("Rss")?;
+        sum.proportional += rollup.kib("Pss")?;
     }
     Ok(sum)
 }

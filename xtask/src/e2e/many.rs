@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeSet,
     os::unix::fs::MetadataExt,
-    path::Path,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -15,7 +14,7 @@ use fireclaw_host::exec::{Exec, SystemExec};
 use serde_json::Value;
 
 use super::world::{World, ensure, same};
-use crate::{lab, say, shell};
+use crate::{lab, rollup::Rollup, say, shell};
 
 const MANY: usize = 16;
 
@@ -121,17 +120,9 @@ fn shared(world: &World, ids: &[String]) -> Result<u64> {
         let base = world.fc(id, "images/base.ext4");
         bases.insert(std::fs::metadata(&base).context("look at", base.display())?.ino());
         let pid = world.vm_pid(id)?;
-        own.push(anonymous(Path::new(&format!("/proc/{pid}/smaps_rollup")))?);
+        own.push(Rollup::of(pid)?.kib("Anonymous")?);
     }
     same("bases", &bases.len(), &1)?;
     own.sort_unstable();
     Ok(own[own.len() / 2])
-}
-
-/// The kernel's count of a process's own pages.
-fn anonymous(rollup: &Path) -> Result<u64> {
-    let text = std::fs::read_to_string(rollup).context("read", rollup.display())?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .ok_or_else(|| Error::new("read", rollup.display().to_string()).because("it counts nothing"))
 }
