@@ -1,10 +1,11 @@
-//! `resume`: loads the memory that a VMM was started for. What a supervisor runs after `run`, or what `run` leaves behind.
+//! `resume`: loads the memory that a VMM was started for. `run` does it, or leaves it behind where it becomes the VMM.
 
-use std::time::Duration;
+use std::{fs::File, os::fd::AsFd, time::Duration};
 
 use fireclaw_core::{
-    error::{Error, Result},
+    error::{Context, Error, Result},
     id::InstanceId,
+    state::InstanceRecord,
 };
 use fireclaw_host::{
     exec::{Cmd, handover},
@@ -32,36 +33,44 @@ pub fn run(app: &App, id: &str, vmm_pid: Option<i32>, detach: bool) -> Result<()
     if let (true, Some(pid)) = (detach, vmm_pid) {
         return leave_behind(app, &record.id, pid);
     }
-    let api_sock = api_sock(app, &record)?;
     let vmm = hibernate::vmm_of(app, &record)?;
-    if !vmm.awaits_memory(&api_sock) {
+    if !vmm.awaits_memory(&api_sock(app, &record)?) || go_on(app, &record, &*vmm).is_ok() {
         return Ok(());
     }
-    match load(app, &*vmm, &api_sock) {
-        Ok(()) => {
-            // Without it the first connection comes through a second later.
-            if let Err(error) = app.host.network.learn(&record.network, record.vm_mac, record.vm_ip) {
-                app.ui.warn(&error.one_line());
-            }
-            app.ui.note("the VM goes on from its memory");
-            Ok(())
-        }
-        Err(error) => {
-            let paths = app.settings.layout.instance(&record.id)?;
-            app.ui.warn(&format!("the memory was dropped: {}", error.one_line()));
-            hibernate::drop_because(&paths, &error.one_line())?;
-            // One that waits for nothing would wait for ever.
-            let told = std::env::var("MAINPID").ok().and_then(|pid| pid.parse().ok());
-            match vmm_pid.or(told).and_then(ProcessId::of) {
-                // Mostly it has ended by itself.
-                Some(process) => match process.signal(Signal::SIGKILL) {
-                    Err(error) if process.is_alive() => Err(error),
-                    _ => Ok(()),
-                },
-                None => Ok(()),
-            }
-        }
+    // One that waits for nothing would wait for ever. Mostly it has ended by itself.
+    match vmm_pid.and_then(ProcessId::of) {
+        Some(process) => match process.signal(Signal::SIGKILL) {
+            Err(error) if process.is_alive() => Err(error),
+            _ => Ok(()),
+        },
+        None => Ok(()),
     }
+}
+
+/// For a process that the VMM outlives: starts it by way of the jailer, which ends once it runs, and loads the memory. Who waits
+/// for this process finds the guest going on, and after a failure ends what is left.
+pub(super) fn start(app: &App, record: &InstanceRecord, vmm: &dyn Vmm, jailer: &Cmd) -> Result<()> {
+    let mut child = handover::spawn(jailer, Some(&standard_error()?))?;
+    let status = child.wait().context("wait for", "the jailer")?;
+    if !status.success() {
+        return Err(Error::new("start", format!("the VM of `{}`", record.id)).because(status.to_string()));
+    }
+    go_on(app, record, vmm)
+}
+
+/// A memory that cannot be loaded is dropped.
+fn go_on(app: &App, record: &InstanceRecord, vmm: &dyn Vmm) -> Result<()> {
+    if let Err(error) = load(app, vmm, &api_sock(app, record)?) {
+        app.ui.warn(&format!("the memory was dropped: {}", error.one_line()));
+        hibernate::drop_because(&app.settings.layout.instance(&record.id)?, &error.one_line())?;
+        return Err(error);
+    }
+    // Without it the first connection comes through a second later.
+    if let Err(error) = app.host.network.learn(&record.network, record.vm_mac, record.vm_ip) {
+        app.ui.warn(&error.one_line());
+    }
+    app.ui.note("the VM goes on from its memory");
+    Ok(())
 }
 
 fn load(app: &App, vmm: &dyn Vmm, api_sock: &std::path::Path) -> Result<()> {
@@ -88,9 +97,14 @@ pub(super) fn spawn(app: &App, id: &InstanceId) -> Result<()> {
 
 fn leave_behind(app: &App, id: &InstanceId, vmm_pid: i32) -> Result<()> {
     let pid = vmm_pid.to_string();
-    let out = std::os::fd::AsFd::as_fd(&std::io::stderr()).try_clone_to_owned();
-    let log = out.map_err(|error| Error::new("share", "standard error").source(error))?.into();
-    handover::detach(&own(app, &["resume", id.as_str(), "--vmm-pid", &pid])?, &log).map(drop)
+    let resume = own(app, &["resume", id.as_str(), "--vmm-pid", &pid])?;
+    handover::detach(&resume, &standard_error()?).map(drop)
+}
+
+/// What a supervisor gave us to write to, for whom we start.
+fn standard_error() -> Result<File> {
+    let own = std::io::stderr().as_fd().try_clone_to_owned();
+    own.map(File::from).context("share", "standard error")
 }
 
 fn own(app: &App, words: &[&str]) -> Result<Cmd> {

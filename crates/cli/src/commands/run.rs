@@ -24,7 +24,7 @@ use crate::{app::App, hibernate, setup_checks, steps};
 
 /// Makes tap and rules ready, opens what the VMM needs, and execs it: nothing of fireclaw stays beside a VM. With `forking`
 /// the VMM is not this process but a child in a PID namespace of its own, and this process ends. Where there is a memory to go
-/// on from, `resume` loads it: started from here, or by who asked for `forking`.
+/// on from it is loaded before that, or by `resume`, which is left behind.
 pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     app.need_root()?;
     let record = app.store().load(&id.parse()?)?;
@@ -52,9 +52,10 @@ pub fn run(app: &App, id: &str, forking: bool) -> Result<ExitCode> {
     if spec.resume.is_some() {
         // Used up: from here on only the jail has it.
         hibernate::discard(&paths)?;
-        if !forking {
-            resume::spawn(app, &record.id)?;
+        if forking {
+            return resume::start(app, &record, &*vmm, &launch.cmd).map(|()| ExitCode::SUCCESS);
         }
+        resume::spawn(app, &record.id)?;
     }
     match handover::replace(&launch.cmd, &launch.keep)? {}
 }

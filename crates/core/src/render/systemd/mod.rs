@@ -100,10 +100,6 @@ pub fn vm_unit(host: &Host<'_>, id: &InstanceId, spec: &ServiceSpec) -> String {
     let halt = HALT.to_string();
     let forking = jailed.then_some("--forking");
     unit.command("ExecStart", host.program, ["run", id.as_str()].into_iter().chain(forking));
-    if jailed {
-        unit.note("A VM that was hibernated goes on from its memory.");
-        unit.command("ExecStartPost", host.program, ["resume", id.as_str()]);
-    }
     unit.command("ExecStop", host.program, ["halt", id.as_str(), "--timeout", &halt]);
     if jailed {
         unit.note("Its VMM ends with 0 also when the guest restarts. `clean` sees which, and fails to have it started again.");
