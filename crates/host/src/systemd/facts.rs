@@ -23,8 +23,6 @@ pub(super) struct Facts {
     /// As in `siginfo_t`: 1 exited, 2 killed, 3 dumped.
     pub(super) exit_code: i32,
     pub(super) exit_status: i32,
-    /// The unit's file is newer than what systemd has read.
-    pub(super) outdated: bool,
     /// A job is queued or runs.
     pub(super) has_job: bool,
 }
@@ -50,8 +48,6 @@ impl Facts {
             restarts: number("NRestarts"),
             exit_code: signed("ExecMainCode"),
             exit_status: signed("ExecMainStatus"),
-            outdated: properties.get("NeedDaemonReload").and_then(|value| bool::try_from(value).ok())
-                == Some(true),
             has_job: job.is_some_and(|(id, _)| id != 0),
         }
     }

@@ -181,7 +181,7 @@ impl Supervisor for SystemdSupervisor {
             }
             if !outdated {
                 for service in Service::ALL {
-                    outdated |= Self::facts(&bus, service.unit(id).as_str()).await?.outdated;
+                    outdated |= bus.needs_reload(service.unit(id).as_str()).await?;
                 }
             }
             if outdated {

@@ -45,7 +45,15 @@ impl FakeSystemd {
         let unit = || body.deserialize::<(String, String)>().map(|(unit, _)| unit).unwrap_or_default();
         let unknown = "org.freedesktop.systemd1.NoSuchUnit";
         match method.as_str() {
-            "Get" => connection.reply(&header, &Variant::from("252.38-1~deb12u1")).await.ok()?,
+            "Get" => {
+                let (interface, name): (String, String) = body.deserialize().unwrap();
+                if interface == MANAGER {
+                    connection.reply(&header, &Variant::from("252.38-1~deb12u1")).await.ok()?;
+                } else {
+                    let value = self.properties(header.path()?).remove(&name)?;
+                    connection.reply(&header, &value).await.ok()?;
+                }
+            }
             "Subscribe" => connection.reply(&header, &()).await.ok()?,
             "Reload" => {
                 self.reload();
