@@ -9,6 +9,7 @@ mod dist;
 mod documents;
 mod e2e;
 mod lab;
+mod only;
 mod record;
 mod rollup;
 mod say;

@@ -30,7 +30,7 @@ use clap::Args;
 use fireclaw_core::error::{Context, Error, Result};
 
 use self::world::World;
-use crate::{say, shell};
+use crate::{only, say, shell};
 
 /// What to run.
 #[allow(clippy::struct_excessive_bools)] // Each is a flag of the command line.
@@ -179,6 +179,7 @@ pub fn run(options: &Options) -> Result<bool> {
             .because("they need root")
             .hint("run them as root"));
     }
+    only::each_is_known(&options.only, &cases().iter().map(|case| case.name).collect::<Vec<_>>())?;
     say::head("end to end: the program and its image");
     let world = World::new(options)?;
     if options.fireclaw.is_none() {

@@ -26,7 +26,7 @@ use fireclaw_host::{
 use fireclaw_testkit::oci::Layout;
 
 use self::{host::Lab, machine::Machine, scenarios::Scenario, ssh::Remote};
-use crate::{say, shell};
+use crate::{only, say, shell};
 
 /// A root filesystem without anything of fireclaw, and the packages that it will ask for: [`stock::folder`] for others than the lab.
 pub fn stock_root() -> Result<PathBuf> {
@@ -88,7 +88,11 @@ pub fn run(options: &Options) -> Result<bool> {
         words = &words[1..];
     }
     let plain = words == ["shell"] || words == ["disks"];
-    let (chosen, left_out): (Vec<_>, Vec<_>) = scenarios::all().into_iter().partition(|scenario| {
+    let all = scenarios::all();
+    if !plain {
+        only::each_is_known(words, &all.iter().map(|scenario| scenario.name).collect::<Vec<_>>())?;
+    }
+    let (chosen, left_out): (Vec<_>, Vec<_>) = all.into_iter().partition(|scenario| {
         let named = words.iter().any(|word| scenario.name.contains(word.as_str()));
         named || (words.is_empty() && (options.all || !scenario.long))
     });
