@@ -128,6 +128,15 @@ impl FakeSystemd {
         }
     }
 
+    pub(super) fn is_loaded(&self, name: &str) -> bool {
+        self.state.lock().unwrap().read.contains_key(name)
+    }
+
+    /// Units that nobody needs are unloaded.
+    pub(super) fn forget(&self) {
+        self.state.lock().unwrap().read.clear();
+    }
+
     pub(super) fn load(&self, name: &str) -> ObjectPath<'static> {
         if let Ok(text) = std::fs::read_to_string(self.units.join(name)) {
             self.state.lock().unwrap().read.entry(name.to_owned()).or_insert(text);

@@ -93,6 +93,17 @@ fn a_reload_that_failed_is_made_up_for_by_the_next_install() {
 }
 
 #[test]
+fn what_systemd_has_not_loaded_needs_no_reload() {
+    let world = installed();
+    let spec = ServiceSpec { mem_mib: 4096, ..ServiceSpec::small() };
+    world.systemd.fail(Fault::Refuse("Reload", "org.freedesktop.DBus.Error.Failed"));
+    world.supervisor.install(&id(), &spec).unwrap_err();
+    world.systemd.forget();
+    world.supervisor.install(&id(), &spec).unwrap();
+    assert!(world.systemd.calls().is_empty());
+}
+
+#[test]
 fn a_start_enables_and_waits_for_its_job() {
     let world = installed();
     world.supervisor.start(&id(), Service::Vm).unwrap();

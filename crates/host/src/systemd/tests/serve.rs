@@ -83,6 +83,16 @@ impl FakeSystemd {
                 let path = self.load(&name.0);
                 connection.reply(&header, &path).await.ok()?;
             }
+            "GetUnit" => {
+                let name: (String,) = body.deserialize().unwrap();
+                if !self.is_loaded(&name.0) {
+                    let text = format!("Unit {} not loaded.", name.0);
+                    connection.reply_error(&header, unknown, &text).await.ok()?;
+                    return Some(());
+                }
+                let path = self.load(&name.0);
+                connection.reply(&header, &path).await.ok()?;
+            }
             "GetAll" => {
                 let properties = self.properties(header.path()?);
                 connection.reply(&header, &properties).await.ok()?;
