@@ -78,14 +78,9 @@ impl FakeSystemd {
                 let rows = self.list();
                 connection.reply(&header, &rows).await.ok()?;
             }
-            "LoadUnit" => {
+            "GetUnit" | "LoadUnit" => {
                 let name: (String,) = body.deserialize().unwrap();
-                let path = self.load(&name.0);
-                connection.reply(&header, &path).await.ok()?;
-            }
-            "GetUnit" => {
-                let name: (String,) = body.deserialize().unwrap();
-                if !self.is_loaded(&name.0) {
+                if method == "GetUnit" && !self.is_loaded(&name.0) {
                     let text = format!("Unit {} not loaded.", name.0);
                     connection.reply_error(&header, unknown, &text).await.ok()?;
                     return Some(());
@@ -108,22 +103,7 @@ impl FakeSystemd {
                 }
                 connection.reply(&header, &()).await.ok()?;
             }
-            "KillUnit" => {
-                let (name, whom, signal): (String, String, i32) = body.deserialize().unwrap();
-                self.note(format!("kill {name} {whom} {signal}"));
-                let hung = {
-                    let mut state = self.state.lock().unwrap();
-                    let unit = state.units.get_mut(&name);
-                    unit.filter(|unit| unit.active == "deactivating").map(|unit| {
-                        (unit.active, unit.result) = ("failed", "signal");
-                    })
-                };
-                connection.reply(&header, &()).await.ok()?;
-                if hung.is_some() {
-                    let jobs = self.state.lock().unwrap().jobs;
-                    removed(connection, jobs, &name, "done").await;
-                }
-            }
+            "KillUnit" => return self.kill(connection, &header, &body).await,
             "StartUnit" | "StopUnit" => {
                 let name = unit();
                 self.note(format!("{} {name}", if method == "StartUnit" { "start" } else { "stop" }));
@@ -140,6 +120,29 @@ impl FakeSystemd {
                 let _ =
                     connection.reply_error(&header, "org.freedesktop.DBus.Error.UnknownMethod", &other).await;
             }
+        }
+        Some(())
+    }
+
+    async fn kill(
+        &self,
+        connection: &Connection,
+        header: &message::Header<'_>,
+        body: &message::Body,
+    ) -> Option<()> {
+        let (name, whom, signal): (String, String, i32) = body.deserialize().unwrap();
+        self.note(format!("kill {name} {whom} {signal}"));
+        let hung = {
+            let mut state = self.state.lock().unwrap();
+            let unit = state.units.get_mut(&name);
+            unit.filter(|unit| unit.active == "deactivating").map(|unit| {
+                (unit.active, unit.result) = ("failed", "signal");
+            })
+        };
+        connection.reply(header, &()).await.ok()?;
+        if hung.is_some() {
+            let jobs = self.state.lock().unwrap().jobs;
+            removed(connection, jobs, &name, "done").await;
         }
         Some(())
     }
