@@ -32,7 +32,7 @@ use fireclaw_core::{
     state::InstanceRecord,
 };
 use fireclaw_host::{
-    exec::{Output, fake::FakeExec},
+    exec::{Cmd, Output, fake::FakeExec},
     firecracker::Firecracker,
     fs,
     requests::{Requests, Want},
@@ -408,6 +408,28 @@ fn a_memory_that_waits_is_loaded_once_and_one_that_does_not_load_is_told() {
     assert!(!bed.firecracker.has_memory());
     let told: Result<_, Error> = memory::told_drop(&bed.paths);
     assert!(told.unwrap().unwrap().contains("of another CPU"));
+}
+
+#[test]
+fn a_memory_is_loaded_once_the_jailer_has_ended_and_fails_the_start_when_it_cannot_be() {
+    let bed = bed();
+    let vmm = memory::vmm_of(&bed.world.app, &bed.record).unwrap();
+    let start = |jailer: &str| {
+        bed.firecracker.put_memory();
+        resume::start(&bed.world.app, &bed.record, &*vmm, &Cmd::new(jailer))
+    };
+    start("true").unwrap();
+    assert_eq!(bed.firecracker.asked(), ["PUT /snapshot/load"]);
+    assert!(!bed.firecracker.has_memory());
+
+    bed.firecracker.fail("PUT /snapshot/load", "of another CPU");
+    assert!(start("true").unwrap_err().one_line().contains("of another CPU"));
+    assert!(!bed.firecracker.has_memory());
+    assert!(memory::told_drop(&bed.paths).unwrap().unwrap().contains("of another CPU"));
+
+    let before = bed.firecracker.asked();
+    assert!(start("false").unwrap_err().one_line().contains("exit status: 1"));
+    assert_eq!(bed.firecracker.asked(), before, "a VMM that was not started was asked");
 }
 
 /// An instance whose proxy puts it to sleep.

@@ -49,7 +49,7 @@ pub fn run(app: &App, id: &str, vmm_pid: Option<i32>, detach: bool) -> Result<()
 
 /// For a process that the VMM outlives: starts it by way of the jailer, which ends once it runs, and loads the memory. Who waits
 /// for this process finds the guest going on, and after a failure ends what is left.
-pub(super) fn start(app: &App, record: &InstanceRecord, vmm: &dyn Vmm, jailer: &Cmd) -> Result<()> {
+pub fn start(app: &App, record: &InstanceRecord, vmm: &dyn Vmm, jailer: &Cmd) -> Result<()> {
     let mut child = handover::spawn(jailer, Some(&standard_error()?))?;
     let status = child.wait().context("wait for", "the jailer")?;
     if !status.success() {
