@@ -59,9 +59,10 @@ pub fn run(app: &App, id: &str) -> Result<()> {
 fn wake(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<()> {
     let id = &record.id;
     let paths = app.settings.layout.instance(id)?;
+    // The file first: to ask systemd takes a tenth of what a client waits for.
     let runs = || {
-        let state = fleet::service_status(app, record, Service::Vm).state;
-        !paths.snapshot_manifest.exists() && matches!(state, State::Active | State::Activating)
+        let state = || fleet::service_status(app, record, Service::Vm).state;
+        !paths.snapshot_manifest.exists() && matches!(state(), State::Active | State::Activating)
     };
     // Somebody may hold the instance and wait for its gateway through this very proxy.
     if runs() {
