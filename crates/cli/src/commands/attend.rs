@@ -59,10 +59,13 @@ pub fn run(app: &App, id: &str) -> Result<()> {
 fn wake(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<()> {
     let id = &record.id;
     let paths = app.settings.layout.instance(id)?;
-    // The file first: to ask systemd takes a tenth of what a client waits for.
+    // The file first: systemd would load the unit, and gather its properties, for an answer that is of no use then.
     let runs = || {
-        let state = || fleet::service_status(app, record, Service::Vm).state;
-        !paths.snapshot_manifest.exists() && matches!(state(), State::Active | State::Activating)
+        !paths.snapshot_manifest.exists()
+            && matches!(
+                fleet::service_status(app, record, Service::Vm).state,
+                State::Active | State::Activating
+            )
     };
     // Somebody may hold the instance and wait for its gateway through this very proxy.
     if runs() {
