@@ -45,9 +45,13 @@ impl Proc {
         all
     }
 
-    /// One process; `None` when it is gone.
+    /// One process; `None` when it is gone. What confines it counts where it holds for each of its threads: Firecracker's have a filter
+    /// of system calls each.
     pub fn process(&self, pid: i32, role: Role, secrets: &[(&'static str, &Secret)]) -> Option<ProcessFacts> {
-        let status = fs::read_to_string(self.file(pid, "status")).ok()?;
+        let threads = self.threads(pid);
+        let all = |name: &str, value: &str| {
+            !threads.is_empty() && threads.iter().all(|status| process::field(status, name) == Some(value))
+        };
         let limits = fs::read_to_string(self.file(pid, "limits")).unwrap_or_default();
         let environment = fs::read(self.file(pid, "environ")).unwrap_or_default();
         let own_root = |pid: &str| fs::metadata(self.root.join(pid).join("root/.")).ok();
@@ -59,12 +63,10 @@ impl Proc {
         Some(ProcessFacts {
             role,
             pid,
-            uid: process::least_uid(&status)?,
-            no_new_privileges: process::field(&status, "NoNewPrivs") == Some("1"),
-            seccomp: process::field(&status, "Seccomp") == Some("2"),
-            capabilities: process::field(&status, "CapEff")
-                .and_then(|text| u64::from_str_radix(text, 16).ok())
-                .unwrap_or(u64::MAX),
+            uid: threads.iter().filter_map(|status| process::least_uid(status)).min()?,
+            no_new_privileges: all("NoNewPrivs", "1"),
+            seccomp: all("Seccomp", "2"),
+            capabilities: threads.iter().fold(0, |held, status| held | process::capabilities(status)),
             jailed,
             dumps_core: process::dumps_core(&limits),
             merged_pages: fs::read_to_string(self.file(pid, "ksm_merging_pages"))
@@ -74,6 +76,18 @@ impl Proc {
             sockets: sockets::of(&self.root.join(pid.to_string())),
             environment: secrets_in(&environment, secrets),
         })
+    }
+
+    /// The status of each thread. Those that the kernel put there for itself (KVM's, `io_uring`'s) run no code of the program.
+    fn threads(&self, pid: i32) -> Vec<String> {
+        let dir = self.file(pid, "task");
+        let names = crate::fs::names(&dir).unwrap_or_default();
+        let own = names.iter().filter(|name| {
+            **name == pid.to_string()
+                || fs::read_to_string(dir.join(name).join("stat"))
+                    .is_ok_and(|stat| !process::is_kernels(&stat))
+        });
+        own.filter_map(|name| fs::read_to_string(dir.join(name).join("status")).ok()).collect()
     }
 
     fn file(&self, pid: i32, name: &str) -> PathBuf {
@@ -146,6 +160,30 @@ mod tests {
         let own = lines.iter().find(|(found, _)| *found == pid).unwrap();
         assert!(own.1.starts_with(std::env::args().next().unwrap().as_bytes()));
         assert!(Proc::default().process(i32::MAX, Role::Vm, &[]).is_none());
+    }
+
+    #[test]
+    fn one_thread_without_a_filter_makes_a_process_without() {
+        let dir = tempfile::tempdir().unwrap();
+        let thread = |tid: &str, flags: u32, uid: u32, seccomp: u8, capabilities: &str| {
+            let at = dir.path().join("7/task").join(tid);
+            fs::create_dir_all(&at).unwrap();
+            fs::write(at.join("stat"), format!("{tid} (fc_vcpu) 0) S 1 7 7 0 -1 {flags} 0 0")).unwrap();
+            let status = format!(
+                "Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nNoNewPrivs:\t1\nSeccomp:\t{seccomp}\nCapEff:\t{capabilities}\n"
+            );
+            fs::write(at.join("status"), status).unwrap();
+        };
+        let seen = || Proc::at(dir.path()).process(7, Role::Vm, &[]).unwrap();
+        thread("7", 0x40_0000, 64000, 2, "0");
+        thread("8", 0x40_0040, 64000, 2, "0");
+        // A kernel's own thread, as KVM has one in each VM's process.
+        thread("9", 0x40_4040, 64000, 0, "0");
+        assert!(seen().seccomp && seen().no_new_privileges);
+        assert_eq!((seen().uid, seen().capabilities), (64000, 0));
+        thread("10", 0x40_0040, 0, 0, "2");
+        assert!(!seen().seccomp && seen().no_new_privileges);
+        assert_eq!((seen().uid, seen().capabilities), (0, 2));
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! The text of `/proc/PID/status` and `/proc/PID/limits`: `proc_pid_status(5)`, `proc_pid_limits(5)`. Touches nothing.
+//! The text of `status`, `stat` and `limits` in `/proc/PID`: `proc_pid_status(5)`, `proc_pid_stat(5)`, `proc_pid_limits(5)`.
+//! Touches nothing.
+
+/// `PF_USER_WORKER` of the kernel's `sched.h`: a thread that the kernel made inside a process, which never leaves the kernel.
+const USER_WORKER: u64 = 0x4000;
 
 /// The value of a line.
 pub(super) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
@@ -8,6 +12,19 @@ pub(super) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 /// The least of real, effective, saved and filesystem user: root among them is root.
 pub(super) fn least_uid(status: &str) -> Option<u32> {
     field(status, "Uid")?.split_whitespace().filter_map(|uid| uid.parse().ok()).min()
+}
+
+/// The effective capabilities; all where they cannot be read.
+pub(super) fn capabilities(status: &str) -> u64 {
+    field(status, "CapEff").and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(u64::MAX)
+}
+
+/// Whether a thread is one of the kernel's. The flags are the ninth field; the second, a name, may have anything in it but ends
+/// with the last `)`.
+pub(super) fn is_kernels(stat: &str) -> bool {
+    let flags =
+        stat.rsplit_once(')').and_then(|(_, after)| after.split_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & USER_WORKER != 0)
 }
 
 /// Whether a crash may leave a core. Of limits that cannot be read it is said that it may.
