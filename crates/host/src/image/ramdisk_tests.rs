@@ -1,7 +1,11 @@
 //! The script of the initial ramdisk on this machine's kernel: real filesystems on loop devices, in mount and PID namespaces
 //! of its own. Needs root, a static busybox and e2fsprogs. What it hands over to is a script that looks around.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::PathBuf,
+};
 
 use super::initrd::INIT;
 use crate::exec::{Cmd, Exec, SystemExec};
@@ -177,6 +181,21 @@ fn a_noted_error_is_mended_before_the_disk_is_used() {
     );
     let header = run("dumpe2fs", &["-h", bench.at("state").to_str().unwrap()]);
     assert!(!header.contains("Error count") && !header.contains("with errors"), "{header}");
+}
+
+#[test]
+fn a_lost_superblock_is_taken_from_its_copy() {
+    let bench = Bench::new();
+    bench.start();
+    let state = fs::File::options().write(true).open(bench.at("state")).unwrap();
+    state.write_all_at(&[0; 1024], 1024).unwrap();
+    drop(state);
+    let (said, code) = bench.start();
+    assert_eq!(code, 0, "{said}");
+    assert_root(&said);
+    assert!(said.contains("kept-in-etc\nkept-at-home\n"), "{said}");
+    let (said, _) = bench.start();
+    assert!(said.contains("kept-in-etc") && !said.contains("Bad magic"), "{said}");
 }
 
 #[test]
