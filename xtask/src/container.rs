@@ -119,6 +119,8 @@ pub fn small(
     }
     fs::create_dir_all(tree.0.join("usr/bin")).context("create folder", "usr/bin")?;
     tree.write("usr/bin/node", stand_in)?;
-    shell::must("chmod", &["755", &tree.at("usr/bin/node")])?;
+    // Who configures OpenClaw from outside does it by this one.
+    tree.write("bin/bash", "#!/bin/busybox sh\nexec /bin/busybox sh \"$@\"\n")?;
+    shell::must("chmod", &["755", &tree.at("usr/bin/node"), &tree.at("bin/bash")])?;
     tree.publish(layout, tag)
 }

@@ -37,6 +37,8 @@ pub struct Lab {
     pub program: PathBuf,
     /// Which boot of the host this is, as far as anybody here caused it.
     pub boot_id: String,
+    /// The folder of the Bash fireclaw, where somebody has it.
+    pub bash_fireclaw: Option<PathBuf>,
     /// Whether the large images are there: the one with OpenClaw, container images, a stock root filesystem.
     pub large: bool,
 }

@@ -284,7 +284,16 @@ fn prepare(options: &Options, large: bool) -> Result<(Lab, Proved)> {
     let proved = proved(options)?;
     let vmm = if proved.firecracker.is_some() { "firecracker" } else { "qemu" };
     let large = default.is_some();
-    let lab = Lab { machine, remote, vmm, released: proved.released, program, large, boot_id: String::new() };
+    let lab = Lab {
+        machine,
+        remote,
+        vmm,
+        released: proved.released,
+        program,
+        bash_fireclaw: std::env::var_os("BASH_FIRECLAW").map(PathBuf::from),
+        large,
+        boot_id: String::new(),
+    };
     Ok((lab, proved))
 }
 

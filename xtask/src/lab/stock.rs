@@ -10,13 +10,16 @@ use std::{
 };
 
 use fireclaw_core::error::{Context, Error, Result};
-use fireclaw_host::exec::{Cmd, Exec, SystemExec};
+use fireclaw_host::{
+    exec::{Cmd, Exec, SystemExec},
+    image,
+};
 use sha2::{Digest, Sha256};
 
 use super::disk;
 
 /// Raised when the same inputs are to make another one.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// Another one than our own images are made of.
 const SUITE: &str = "bookworm";
@@ -39,13 +42,13 @@ const PACKAGES: &[&str] = &[
     "udev",
 ];
 
-/// What provisioning asks a package manager for.
-const WANTED: &str = "docker.io ca-certificates apparmor";
+/// What provisioning asks a package manager for, and beside it what the Bash fireclaw's does.
+const WANTED: &str = "docker.io ca-certificates apparmor jq curl";
 
 /// Where the lab's outside serves the repository.
 pub const REPOSITORY: &str = "http://203.0.113.10/debian";
 
-/// The folder with `vmlinuz`, `initrd.img`, `rootfs.ext4` and the repository `debian`, made when there is none of these inputs.
+/// The folder with `vmlinuz` (and `vmlinux`, unpacked), `initrd.img`, `rootfs.ext4` and the repository `debian`, made when there is none of these inputs.
 pub fn folder(below: &Path) -> Result<PathBuf> {
     let inputs = format!("{RECIPE}\n{SUITE}\n{PACKAGES:?}\n{WANTED}\n{REPOSITORY}");
     disk::kept(below, "stock", &inputs, |dir| {
@@ -56,6 +59,7 @@ pub fn folder(below: &Path) -> Result<PathBuf> {
             let from = newest(&tree.join("boot"), name)?;
             fs::copy(&from, dir.join(to)).context("copy", from.display())?;
         }
+        image::unpack_kernel(&dir.join("vmlinuz"), &dir.join("vmlinux"))?;
         let sources = tree.join("etc/apt/sources.list");
         // Signed repositories are apt's subject; this one exists in the lab alone.
         fs::write(&sources, format!("deb [trusted=yes] {REPOSITORY} ./\n"))

@@ -17,9 +17,9 @@ use crate::{
 
 const ID: &str = "boxed";
 /// The registry on the outside.
-const REGISTRY: &str = "203.0.113.10:5000";
+pub(super) const REGISTRY: &str = "203.0.113.10:5000";
 /// Where the large images lie on the host.
-const FILES: &str = "/srv/firecracker/lab";
+pub(super) const FILES: &str = "/srv/firecracker/lab";
 
 /// The seed's default: OpenClaw's container in our image, and the agent's own containers beside it.
 pub fn runtime(lab: &mut Lab) -> Result<()> {
@@ -29,7 +29,7 @@ pub fn runtime(lab: &mut Lab) -> Result<()> {
         same("runtime", &report["runtime"], &Value::from("docker"))?;
         same("health", &report["health"], &Value::from("up"))?;
         show_steps(&report);
-        runs_in_a_container(lab, &image)?;
+        runs_in_a_container(lab, ID, &image)?;
         // What an agent does: another container, on Docker's own bridge, that reaches the outside.
         let small = format!("{REGISTRY}/openclaw:tiny");
         // By `nc`: the `wget` of a static busybox ends in a fault where there is no libc beside it.
@@ -68,7 +68,7 @@ pub fn stock(lab: &mut Lab) -> Result<()> {
         same("runtime", &report["runtime"], &Value::from("docker"))?;
         same("health", &report["health"], &Value::from("up"))?;
         show_steps(&report);
-        runs_in_a_container(lab, &image)?;
+        runs_in_a_container(lab, ID, &image)?;
         let who = lab.ok(&["shell", ID, "id", "-un"])?;
         same("the account", &who, &"ubuntu".to_owned())?;
         let sources = lab.ok(&["shell", ID, "cat", "/etc/apt/sources.list"])?;
@@ -79,7 +79,7 @@ pub fn stock(lab: &mut Lab) -> Result<()> {
     })
 }
 
-fn setup(lab: &Lab, image: &str, more: &[&str]) -> Result<Value> {
+pub(super) fn setup(lab: &Lab, image: &str, more: &[&str]) -> Result<Value> {
     let args = [
         "setup",
         "--instance",
@@ -104,15 +104,15 @@ fn setup(lab: &Lab, image: &str, more: &[&str]) -> Result<Value> {
     serde_json::from_str(&output.text()).context("read the JSON of", "setup")
 }
 
-fn runs_in_a_container(lab: &Lab, image: &str) -> Result<()> {
-    let seen = lab.ok(&["shell", ID, "sudo", "docker", "ps", "--no-trunc"])?;
-    ensure(seen.contains(image) && seen.contains(&format!("openclaw-{ID}")), || {
+pub(super) fn runs_in_a_container(lab: &Lab, id: &str, image: &str) -> Result<()> {
+    let seen = lab.ok(&["shell", id, "sudo", "docker", "ps", "--no-trunc"])?;
+    ensure(seen.contains(image) && seen.contains(&format!("openclaw-{id}")), || {
         format!("its containers are {seen}")
     })
 }
 
 /// The outside with the registry and the repository on it, and guests that take this registry without TLS.
-fn with_registry(lab: &mut Lab, run: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+pub(super) fn with_registry(lab: &mut Lab, run: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     outside(lab)?;
     let program = std::env::current_exe().context("find", "this program")?;
     let bare = shell::target().join("lab/run/internet");

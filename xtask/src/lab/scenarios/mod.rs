@@ -20,14 +20,23 @@ use fireclaw_core::error::Result;
 
 use super::host::Lab;
 
+/// What a scenario cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Firecracker,
+    /// And Firecracker, which is all that it runs on.
+    BashFireclaw,
+}
+
 /// One scenario.
 pub struct Scenario {
     /// By which it is asked for.
     pub name: &'static str,
     /// Whether its VMs make the VMM a part of the result.
     pub boots_vms: bool,
-    /// Only with this VMM.
-    only_on: Option<&'static str>,
+    /// Beside the lab itself.
+    needs: Needs,
     /// Runs with `--all` or by name only; said in the last lines.
     pub long: bool,
     /// Takes the image with OpenClaw, or another large one.
@@ -47,17 +56,18 @@ impl Scenario {
         if self.large && !lab.large {
             return Some("there is no image with OpenClaw: `cargo xtask e2e` makes one");
         }
-        match self.only_on {
-            Some(vmm) if vmm != lab.vmm => {
-                Some("is about Firecracker: FIRECRACKER_BIN and JAILER_BIN name it")
-            }
-            _ => None,
+        if self.needs != Needs::Nothing && lab.vmm != "firecracker" {
+            return Some("is about Firecracker: FIRECRACKER_BIN and JAILER_BIN name it");
         }
+        if self.needs == Needs::BashFireclaw && lab.bash_fireclaw.is_none() {
+            return Some("runs the Bash fireclaw itself: BASH_FIRECLAW names its folder");
+        }
+        None
     }
 }
 
 const fn scenario(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
-    Scenario { name, boots_vms: true, only_on: None, long: false, large: false, run }
+    Scenario { name, boots_vms: true, needs: Needs::Nothing, long: false, large: false, run }
 }
 
 /// With the large images; not in every run.
@@ -70,7 +80,7 @@ const fn host_only(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scena
 }
 
 const fn firecracker(name: &'static str, run: fn(&mut Lab) -> Result<()>) -> Scenario {
-    Scenario { only_on: Some("firecracker"), ..scenario(name, run) }
+    Scenario { needs: Needs::Firecracker, ..scenario(name, run) }
 }
 
 /// All of them.
@@ -94,6 +104,7 @@ pub fn all() -> Vec<Scenario> {
         host_only("a foreign bridge", neighbours::foreign_bridge),
         host_only("a subnet routed elsewhere", neighbours::routed_subnet),
         firecracker("taking over from Bash", bash::takes_over).long(),
+        Scenario { needs: Needs::BashFireclaw, ..large("the Bash fireclaw itself", bash::the_real_one) },
         scenario("upgrade of fireclaw", upgrade::binary).long(),
         firecracker("figures", figures::figures).long(),
         scenario("a hostile neighbour", hostile::neighbour).long(),
