@@ -48,9 +48,9 @@ impl Proc {
     /// One process; `None` when it is gone. What confines it counts where it holds for each of its threads: Firecracker's have a filter
     /// of system calls each.
     pub fn process(&self, pid: i32, role: Role, secrets: &[(&'static str, &Secret)]) -> Option<ProcessFacts> {
-        let threads = self.threads(pid);
+        let threads = self.threads(pid)?;
         let all = |name: &str, value: &str| {
-            !threads.is_empty() && threads.iter().all(|status| process::field(status, name) == Some(value))
+            threads.iter().all(|status| process::field(status, name) == Some(value))
         };
         let limits = fs::read_to_string(self.file(pid, "limits")).unwrap_or_default();
         let environment = fs::read(self.file(pid, "environ")).unwrap_or_default();
@@ -78,16 +78,20 @@ impl Proc {
         })
     }
 
-    /// The status of each thread. Those that the kernel put there for itself (KVM's, `io_uring`'s) run no code of the program.
-    fn threads(&self, pid: i32) -> Vec<String> {
+    /// The status of the process, which is that of its first thread, and of each other thread; `None` when it is gone. Those that the
+    /// kernel put there for itself (KVM's, `io_uring`'s) run no code of the program.
+    fn threads(&self, pid: i32) -> Option<Vec<String>> {
+        let first = fs::read_to_string(self.file(pid, "status")).ok()?;
         let dir = self.file(pid, "task");
         let names = crate::fs::names(&dir).unwrap_or_default();
-        let own = names.iter().filter(|name| {
-            **name == pid.to_string()
-                || fs::read_to_string(dir.join(name).join("stat"))
-                    .is_ok_and(|stat| !process::is_kernels(&stat))
+        let others = names.iter().filter(|name| **name != pid.to_string()).filter_map(|name| {
+            let stat = fs::read_to_string(dir.join(name).join("stat")).ok()?;
+            if process::is_kernels(&stat) {
+                return None;
+            }
+            fs::read_to_string(dir.join(name).join("status")).ok()
         });
-        own.filter_map(|name| fs::read_to_string(dir.join(name).join("status")).ok()).collect()
+        Some(std::iter::once(first).chain(others).collect())
     }
 
     fn file(&self, pid: i32, name: &str) -> PathBuf {
@@ -172,7 +176,10 @@ mod tests {
             let status = format!(
                 "Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nNoNewPrivs:\t1\nSeccomp:\t{seccomp}\nCapEff:\t{capabilities}\n"
             );
-            fs::write(at.join("status"), status).unwrap();
+            fs::write(at.join("status"), &status).unwrap();
+            if tid == "7" {
+                fs::write(dir.path().join("7/status"), status).unwrap();
+            }
         };
         let seen = || Proc::at(dir.path()).process(7, Role::Vm, &[]).unwrap();
         thread("7", 0x40_0000, 64000, 2, "0");
