@@ -430,6 +430,10 @@ fn a_memory_is_loaded_once_the_jailer_has_ended_and_fails_the_start_when_it_cann
     let before = bed.firecracker.asked();
     assert!(start("false").unwrap_err().one_line().contains("exit status: 1"));
     assert_eq!(bed.firecracker.asked(), before, "a VMM that was not started was asked");
+
+    bed.firecracker.crash();
+    assert!(start("true").unwrap_err().one_line().contains("it has ended"));
+    assert!(memory::told_drop(&bed.paths).unwrap().unwrap().contains("it has ended"));
 }
 
 /// An instance whose proxy puts it to sleep.

@@ -83,6 +83,9 @@ fn load(app: &App, vmm: &dyn Vmm, api_sock: &std::path::Path) -> Result<()> {
         if socket::is_listening(api_sock) {
             return Probed::Ready(());
         }
+        if vmm.has_ended(api_sock) {
+            return Probed::Never(Error::new("reach", "the VMM").because("it has ended"));
+        }
         Probed::NotYet("nobody listens".to_owned())
     })?;
     vmm.load(api_sock, LOADS)

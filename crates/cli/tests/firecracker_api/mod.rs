@@ -104,6 +104,13 @@ impl StandIn {
         [jail_file::STATE, jail_file::MEMORY].iter().any(|name| self.root.join(name).exists())
     }
 
+    /// The process ends by itself, and its jail stays.
+    pub fn crash(&self) {
+        std::fs::remove_file(self.root.join("run/firecracker.socket")).unwrap();
+        // No kernel gives a pid as large.
+        std::fs::write(self.root.join("firecracker.pid"), i32::MAX.to_string()).unwrap();
+    }
+
     /// The process is killed, and what is left of it is removed.
     pub fn end(&self) {
         if std::mem::replace(&mut self.shared().ended, true) {

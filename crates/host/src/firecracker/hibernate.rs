@@ -12,6 +12,7 @@ use fireclaw_core::{
     error::{Context, Error, Result},
     render::firecracker::{inside, jail_file},
 };
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 
 use super::api::{Api, Snapshot};
 use crate::{
@@ -83,6 +84,18 @@ fn take(inside: &Path, outside: &Path) -> Result<()> {
 /// Whether a snapshot lies in the jail and waits to be loaded.
 pub(super) fn waits(api_sock: &Path) -> bool {
     jail_of(api_sock).is_ok_and(|root| root.join(jail_file::MEMORY).exists())
+}
+
+/// Whether the Firecracker in the jail has ended, by the file in which its jailer tells its process. One that cannot be told of
+/// counts as running.
+pub(super) fn has_ended(api_sock: &Path) -> bool {
+    let told = jail_of(api_sock).ok().and_then(|root| {
+        let mut name = root.parent()?.parent()?.file_name()?.to_owned();
+        name.push(".pid");
+        std::fs::read_to_string(root.join(name)).ok()?.trim().parse().ok()
+    });
+    // Not by /proc, in which a unit's sandbox hides other users' processes.
+    told.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
 }
 
 /// Loads the snapshot that lies in the jail, and removes it: Firecracker has mapped the memory.

@@ -195,6 +195,10 @@ impl Vmm for Firecracker {
         hibernate::waits(api_sock)
     }
 
+    fn has_ended(&self, api_sock: &Path) -> bool {
+        hibernate::has_ended(api_sock)
+    }
+
     fn load(&self, api_sock: &Path, deadline: Duration) -> Result<()> {
         hibernate::load(api_sock, deadline)
     }

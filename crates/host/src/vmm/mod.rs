@@ -159,6 +159,11 @@ pub trait Vmm: Send + Sync {
         false
     }
 
+    /// Whether the VMM that was started there has ended, as far as it can be told.
+    fn has_ended(&self, _api_sock: &Path) -> bool {
+        false
+    }
+
     /// Loads that snapshot and lets the VM run, within a deadline. The files are gone afterwards, whatever came of it: nothing
     /// is resumed twice.
     fn load(&self, api_sock: &Path, _deadline: Duration) -> Result<()> {
