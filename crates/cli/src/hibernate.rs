@@ -145,12 +145,24 @@ pub fn discard(paths: &InstancePaths) -> Result<bool> {
 
 /// The snapshot that a VM about to start goes on from. One that does not fit, or is damaged, is dropped, and a note says why.
 pub fn claim(paths: &InstancePaths, spec: &VmSpec, vmm: &dyn Vmm) -> Result<Option<SnapshotFiles>> {
-    let Some(text) = fs::read_if_there(&paths.snapshot_manifest)? else {
-        // What a power cut left of one that was being written.
-        discard(paths)?;
-        return Ok(None);
+    let text = match fs::read_if_there(&paths.snapshot_manifest) {
+        Ok(Some(text)) => text,
+        Ok(None) => {
+            // What a power cut left of one that was being written.
+            discard(paths)?;
+            return Ok(None);
+        }
+        Err(error) => {
+            drop_because(paths, &error.one_line())?;
+            return Ok(None);
+        }
     };
-    match fits(paths, spec, vmm, &text) {
+    // Who cannot say its version now may a moment later: no memory is dropped for that.
+    let version = match vmm.kind() {
+        VmmKind::Qemu => None,
+        VmmKind::Firecracker => Some(vmm.snapshot_version(&spec.id, None)?),
+    };
+    match fits(paths, spec, version, &text) {
         Ok(()) => Ok(Some(files(paths))),
         Err(misfit) => {
             drop_because(paths, &misfit.0)?;
@@ -159,14 +171,13 @@ pub fn claim(paths: &InstancePaths, spec: &VmSpec, vmm: &dyn Vmm) -> Result<Opti
     }
 }
 
-fn fits(paths: &InstancePaths, spec: &VmSpec, vmm: &dyn Vmm, manifest: &str) -> Result<(), Misfit> {
+fn fits(paths: &InstancePaths, spec: &VmSpec, version: Option<String>, manifest: &str) -> Result<(), Misfit> {
     let misfit = |error: Error| Misfit(error.one_line());
     let what = paths.snapshot_manifest.display().to_string();
     let manifest = Manifest::parse(&what, manifest).map_err(misfit)?;
-    if vmm.kind() == VmmKind::Qemu {
+    let Some(version) = version else {
         return Err(Misfit("it was Firecracker's, and the VM runs on qemu now".to_owned()));
-    }
-    let version = vmm.snapshot_version(&spec.id, None).map_err(misfit)?;
+    };
     manifest.ties.hold(&snapshot::ties(spec, version).map_err(misfit)?)?;
     snapshot::check(&paths.snapshot_state, manifest.state).map_err(misfit)?;
     snapshot::check(&paths.snapshot_memory, manifest.memory).map_err(misfit)

@@ -26,7 +26,7 @@ use fireclaw::{
 use fireclaw_core::{
     error::{Error, Kind, Result},
     layout::InstancePaths,
-    plan::{Action, Plan},
+    plan::{Action, Plan, Step},
     report::UnitState,
     spec::VmmKind,
     state::InstanceRecord,
@@ -35,6 +35,7 @@ use fireclaw_host::{
     exec::{Cmd, Output, fake::FakeExec},
     firecracker::Firecracker,
     fs,
+    interrupt::Interrupt,
     requests::{Requests, Want},
     ssh::{LoginState, fake::FakeShell},
     supervisor::{Service, ServiceStatus, State, Supervisor as _},
@@ -281,6 +282,45 @@ fn a_vm_that_could_not_be_ended_is_let_run_on_by_the_next_start() {
     assert_eq!((bed.vm(), bed.firecracker.state().as_str()), (State::Active, "Paused"));
     bed.run(&["start", "bot"]).unwrap();
     bed.runs();
+}
+
+#[test]
+fn a_vm_that_could_not_be_ended_is_put_to_sleep_by_the_next_hibernate() {
+    let bed = bed();
+    bed.world.embedded.fail("stop bot vm", 1);
+    bed.hibernate().unwrap_err();
+    bed.hibernate().unwrap();
+    bed.settle();
+    bed.sleeps();
+}
+
+#[test]
+fn a_signal_after_the_memory_is_kept_does_not_leave_a_guest_that_stands_still() {
+    let bed = bed();
+    let mut steps = Steps::of_existing(&bed.world.app, &bed.record.id);
+    let mut observer = Signals(&bed.world.app.interrupt);
+    let plan = Plan::hibernate(&bed.record.id);
+    let done =
+        Engine { journal: &bed.paths.journal, interrupt: &bed.world.app.interrupt, observer: &mut observer }
+            .run(&plan, &mut steps);
+    done.unwrap();
+    bed.settle();
+    bed.sleeps();
+}
+
+/// Ctrl-C in the moment in which the memory is kept.
+struct Signals<'a>(&'a Interrupt);
+
+impl Observer for Signals<'_> {
+    fn plan(&mut self, _: &Plan) {}
+    fn begin(&mut self, _: Action) {}
+    fn end(&mut self, action: Action, _: u64, _: bool) {
+        if action.step == Step::SaveMemory {
+            self.0.ask();
+        }
+    }
+    fn journalled(&mut self, _: &Entry) {}
+    fn warn(&mut self, _: &str) {}
 }
 
 #[test]
@@ -550,6 +590,16 @@ fn only_what_sleeps_is_woken() {
     attend::run(app, "bot").unwrap();
     assert_eq!(requests.failure(), None);
     drop(held);
+    // Nobody works on it any more, and whoever did left it paused.
+    bed.firecracker.pause();
+    let plan = Plan::doze(&bed.record.id);
+    let lines = [Entry::Plan(plan), Entry::Begun(0), Entry::Done(0), Entry::Begun(1)];
+    let lines = lines.map(|entry| serde_json::to_string(&entry).unwrap() + "\n").concat();
+    fs::write(&bed.paths.journal, lines.as_bytes(), 0o600).unwrap();
+    fs::remove_file(&bed.paths.lock).unwrap();
+    requests.ask(Want::Wake).unwrap();
+    attend::run(app, "bot").unwrap();
+    bed.runs();
     bed.run(&["stop", "bot"]).unwrap();
     requests.ask(Want::Wake).unwrap();
     attend::run(app, "bot").unwrap();

@@ -67,8 +67,9 @@ fn wake(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<()> {
                 State::Active | State::Activating
             )
     };
-    // Somebody may hold the instance and wait for its gateway through this very proxy.
-    if runs() {
+    // Somebody may hold the instance and wait for its gateway through this very proxy. What nobody works on any more may be a VM
+    // that was left paused.
+    if runs() && (!paths.journal.exists() || lock::last_holder(&paths.lock).is_some()) {
         return inbox.woke(None);
     }
     let held = lock::wait_for(&paths.lock, &format!("instance `{id}`"), HELD, &app.interrupt)?;
@@ -108,11 +109,13 @@ fn doze(app: &App, record: &InstanceRecord, inbox: &Inbox) -> Result<bool> {
     };
     let mut progress = app.ui.progress();
     app.recover(id, &mut progress)?;
-    if hibernate::bytes(app, id).is_some() {
-        return Ok(true);
-    }
+    let sleeps = hibernate::bytes(app, id).is_some();
     if fleet::service_status(app, record, Service::Vm).state != State::Active {
-        return Ok(false);
+        return Ok(sleeps);
+    }
+    if sleeps {
+        // An earlier try kept the memory and could not end the VM: its guest stands still.
+        hibernate::let_run_on(app, record)?;
     }
     hibernate::check(app, record)?;
     if let Some(work) = work_of(app, record)? {

@@ -69,6 +69,11 @@ impl StandIn {
         self.shared().state.clone()
     }
 
+    /// Somebody paused it and is gone.
+    pub fn pause(&self) {
+        "Paused".clone_into(&mut self.shared().state);
+    }
+
     /// The requests so far.
     pub fn asked(&self) -> Vec<String> {
         self.shared().asked.clone()
