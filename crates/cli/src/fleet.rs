@@ -11,10 +11,11 @@ use std::{
 };
 
 use fireclaw_core::{
-    error::Result,
+    error::{Error, Result},
     id::InstanceId,
+    plan::Operation,
     report::{AllocationReport, Health, InstanceRow, StatusCheck, StatusReport, UnitState},
-    spec::{DiskKind, SupervisorKind},
+    spec::{DiskKind, Rates, SupervisorKind},
     state::InstanceRecord,
 };
 use fireclaw_host::{
@@ -153,13 +154,23 @@ fn damaged(app: &App, name: &str, error: String) -> InstanceRow {
 /// What is left of an operation that nobody is working on any more.
 fn interrupted(app: &App, id: &InstanceId) -> Option<String> {
     let paths = app.settings.layout.instance(id).ok()?;
-    let past = Past::read(&paths.journal).ok()??;
+    let past = match Past::read(&paths.journal) {
+        Ok(past) => past?,
+        Err(error) => {
+            return Some(format!("{}; `fireclaw destroy {id} --force` clears it", error.one_line()));
+        }
+    };
     if lock::last_holder(&paths.lock).is_some() {
         return None;
     }
     let operation = past.plan.operation;
+    // The others name it by a flag, or beside another one.
+    let of = match operation {
+        Operation::Setup | Operation::Clone => String::new(),
+        _ => format!(" {id}"),
+    };
     Some(format!(
-        "its last {operation} was interrupted; run `fireclaw {operation}` again, or `fireclaw destroy {id} --force`"
+        "its last {operation} was interrupted; run `fireclaw {operation}{of}` again, or `fireclaw destroy {id} --force`"
     ))
 }
 
@@ -179,6 +190,26 @@ const fn unit_state(state: State) -> UnitState {
         State::Deactivating => UnitState::Deactivating,
         State::Failed => UnitState::Failed,
         State::Unknown => UnitState::Unknown,
+    }
+}
+
+/// What can be said of an instance whose record cannot be read.
+pub fn status_of_damaged(app: &App, id: &InstanceId, error: &Error) -> StatusReport {
+    let hint = error.get_hint().map(str::to_owned);
+    StatusReport {
+        row: damaged(app, id.as_str(), error.one_line()),
+        url: None,
+        uptime_s: None,
+        vcpu: None,
+        mem_mib: None,
+        disk: None,
+        paths: BTreeMap::from([("env", app.settings.layout.record_named(id.as_str()))]),
+        checks: vec![StatusCheck { name: "record", ok: false, detail: error.one_line(), hint }],
+        allocation: None,
+        containment: None,
+        rates: Rates::default(),
+        idle_after_s: None,
+        sleeps: None,
     }
 }
 

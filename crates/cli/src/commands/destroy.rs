@@ -1,13 +1,22 @@
 //! `destroy`
 
+use std::path::PathBuf;
+
 use fireclaw_core::{
     error::{Error, Kind, Result},
     id::InstanceId,
-    plan::Plan,
+    plan::{Operation, Plan},
 };
+use fireclaw_host::fs;
 
 use super::show_plan;
-use crate::{app::App, args::DestroyArgs, steps::Steps, store::no_such};
+use crate::{
+    app::App,
+    args::DestroyArgs,
+    engine::{Past, Recovered},
+    steps::Steps,
+    store::no_such,
+};
 
 /// Removes everything of an instance.
 pub fn run(app: &App, args: &DestroyArgs) -> Result<()> {
@@ -20,14 +29,23 @@ pub fn run(app: &App, args: &DestroyArgs) -> Result<()> {
         return show_plan(app.ui, args.target.output, &plan, |_| String::new());
     }
     app.need_root()?;
-    if !args.force {
+    if !args.force && !is_begun(app, &id)? {
         // A record that cannot be read is cleared with --force only: the person should know that it is damaged.
         app.store().load(&id)?;
         confirm(app, &id)?;
     }
     let mut progress = app.ui.progress();
     let _lock = app.hold(&id)?;
-    if !app.recover(&id, &mut progress)?.is_gone() {
+    let recovered = match app.recover(&id, &mut progress) {
+        // Whatever was being done cannot be finished, and need not be: what there is goes.
+        Err(error) if args.force && error.get_kind() != Kind::Interrupted => {
+            app.ui.warn(&error.one_line());
+            fs::remove_file(&journal(app, &id)?)?;
+            Recovered::Nothing
+        }
+        other => other?,
+    };
+    if !recovered.is_gone() {
         app.carry_out(&plan, &mut Steps::of_existing(app, &id), &mut progress)?;
     }
     if args.target.output.json {
@@ -35,6 +53,16 @@ pub fn run(app: &App, args: &DestroyArgs) -> Result<()> {
     }
     app.ui.note(&format!("`{id}` is gone"));
     Ok(())
+}
+
+fn journal(app: &App, id: &InstanceId) -> Result<PathBuf> {
+    Ok(app.settings.layout.instance(id)?.journal)
+}
+
+/// Whether somebody said yes already: the record may be gone by now.
+fn is_begun(app: &App, id: &InstanceId) -> Result<bool> {
+    let past = Past::read(&journal(app, id)?).unwrap_or_default();
+    Ok(past.is_some_and(|past| past.plan.operation == Operation::Destroy))
 }
 
 fn confirm(app: &App, id: &InstanceId) -> Result<()> {

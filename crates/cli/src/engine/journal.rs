@@ -103,7 +103,10 @@ impl Past {
             } else {
                 Err(Error::new("read journal", path.display().to_string())
                     .because("its first line is not a plan")
-                    .hint("`fireclaw destroy ID --force` clears the instance"))
+                    .hint(format!(
+                        "`fireclaw destroy {} --force` clears the instance",
+                        path.file_stem().unwrap_or_default().display()
+                    )))
             };
         };
         let mut past = Self { plan, begun: Vec::new(), done: Vec::new() };

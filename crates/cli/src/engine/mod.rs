@@ -26,6 +26,7 @@ use fireclaw_core::{
 };
 use fireclaw_host::interrupt::Interrupt;
 pub use journal::{Entry, Journal, Past};
+pub use recovery::Recovered;
 
 /// What the steps do. The command line's is `steps::Steps`; tests have their own.
 pub trait Effects {
@@ -72,7 +73,7 @@ impl Engine<'_> {
         let mut failures = Vec::new();
         for (index, action) in plan.actions.iter().enumerate() {
             let begun = Instant::now();
-            let result = self.interrupt_check(plan).and_then(|()| {
+            let result = self.interrupt_check(plan, committed).and_then(|()| {
                 self.note(&mut journal, &Entry::Begun(index))?;
                 self.act(*action, effects)
             });
@@ -102,9 +103,14 @@ impl Engine<'_> {
         Ok(times)
     }
 
-    /// A destroy is not cut short by a signal once it has begun: half of it is worth nothing.
-    fn interrupt_check(&self, plan: &Plan) -> Result<()> {
-        if plan.operation == Operation::Destroy { Ok(()) } else { self.interrupt.check() }
+    /// A destroy is not cut short by a signal once it has begun: half of it is worth nothing. Nor is a hibernate whose memory is
+    /// kept: what it left would be a VM that stands still.
+    fn interrupt_check(&self, plan: &Plan, committed: bool) -> Result<()> {
+        match plan.operation {
+            Operation::Destroy => Ok(()),
+            Operation::Hibernate if committed => Ok(()),
+            _ => self.interrupt.check(),
+        }
     }
 
     /// Carries the inverses of begun actions out, last first, to the end, whatever fails.

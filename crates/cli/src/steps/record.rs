@@ -1,10 +1,13 @@
 //! Steps on the record and the folders of an instance. Touches `STATE_ROOT` and `FC_ROOT`.
 
 use fireclaw_core::{error::Result, render::scripts};
-use fireclaw_host::fs;
+use fireclaw_host::{
+    fs,
+    supervisor::{Service, State},
+};
 
 use super::Steps;
-use crate::{containment, rates};
+use crate::{containment, fleet, rates};
 
 impl Steps<'_> {
     pub(super) fn save_record(&mut self) -> Result<()> {
@@ -60,6 +63,11 @@ impl Steps<'_> {
 
     pub(super) fn commit_settings(&mut self) -> Result<()> {
         self.app.store().commit_staged(&self.id)?;
+        let resumed = self.changed.is_none();
+        if resumed {
+            // What was read before is the record of before.
+            self.record = Some(self.app.store().load(&self.id)?);
+        }
         // After a crash nobody knows what was in force: then it is put into force again.
         let (mut contained, mut rated, mut idled) = (true, true, true);
         if let Some(changed) = self.changed.take()
@@ -70,9 +78,15 @@ impl Steps<'_> {
             contained = (before.containment, before.keys) != (changed.containment, changed.keys);
         }
         if idled {
-            // The proxy learns it when it starts, which is the next step; its units come and go with it.
+            // The proxy learns it when it starts, which is the next step; its units come and go with it. There is no next step where
+            // an earlier run's change is only finished.
+            let served = resumed
+                && fleet::service_status(self.app, self.known()?, Service::Proxy).state == State::Active;
             self.stop_proxy()?;
             self.install_services()?;
+            if served {
+                self.start_proxy()?;
+            }
         }
         if contained {
             containment::apply(self.app, self.known()?)?;

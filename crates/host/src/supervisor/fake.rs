@@ -84,7 +84,7 @@ impl FakeSupervisor {
         self.faults.lock().expect("no panic while held").push(Fault { call: call.to_owned(), times });
     }
 
-    /// The calls that changed or tried to change something, of all processes: `install my-bot`, `start my-bot vm`,
+    /// The calls that changed or tried to change something, of all processes: `install my-bot` (`install my-bot that wakes`), `start my-bot vm`,
     /// `stop my-bot proxy 30s`, `uninstall my-bot`; and `states 3`.
     pub fn calls(&self) -> Vec<String> {
         match &self.store {
@@ -203,8 +203,8 @@ impl Supervisor for FakeSupervisor {
         self.kind
     }
 
-    fn install(&self, id: &InstanceId, _spec: &ServiceSpec) -> Result<()> {
-        self.called(format!("install {id}"))?;
+    fn install(&self, id: &InstanceId, spec: &ServiceSpec) -> Result<()> {
+        self.called(format!("install {id}{}", if spec.wakes { " that wakes" } else { "" }))?;
         if self.load(id)?.is_none() {
             self.save(id, Some(Services::new()))?;
         }
