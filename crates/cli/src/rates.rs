@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use fireclaw_core::{
-    error::Result,
-    spec::VmmKind,
-    state::{Format, InstanceRecord},
-};
+use fireclaw_core::{error::Result, spec::VmmKind, state::InstanceRecord};
 use fireclaw_host::{
     supervisor::{Service, State},
     vmm,
@@ -20,10 +16,10 @@ use crate::{
 
 /// The VMM that an instance runs on here: what the Bash fireclaw made runs on whatever this host has.
 pub fn kind_of(app: &App, record: &InstanceRecord) -> VmmKind {
-    match record.format {
-        Format::PlainV2 => record.vmm,
-        _ => vmm_of(app, record).map_or(record.vmm, |(vmm, _)| vmm.kind()),
+    if record.vmm_is_chosen {
+        return record.vmm;
     }
+    vmm_of(app, record).map_or(record.vmm, |(vmm, _)| vmm.kind())
 }
 
 /// Changes what a VM that runs may use. One that does not run finds its rates when it starts.

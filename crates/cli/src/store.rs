@@ -12,6 +12,7 @@ use fireclaw_core::{
     id::{InstanceId, TapName},
     layout::{InstancePaths, Layout},
     render::systemd::{CREDENTIAL_KEYS, CREDENTIAL_RECORD},
+    secret::Secret,
     spec::{KeyMode, Settings},
     state::{InstanceRecord, ProviderKeys},
 };
@@ -57,9 +58,13 @@ impl<'a> Store<'a> {
     /// Reads a record.
     pub fn load(self, id: &InstanceId) -> Result<InstanceRecord> {
         let paths = self.paths(id)?;
-        let damaged =
-            |error: Error| error.hint(format!("clear what is left with `fireclaw destroy {id} --force`"));
-        let Some(env) = fs::read_if_there(&paths.env).map_err(damaged)? else {
+        let unreadable = |error: Error| match error.get_hint() {
+            Some(_) => error,
+            None => error.hint(format!(
+                "restore the file, or clear the instance with `fireclaw destroy {id} --force`"
+            )),
+        };
+        let Some(env) = fs::read_if_there(&paths.env).map_err(unreadable)? else {
             return Err(if self.exists(id)? {
                 Error::new("read", format!("the record of instance `{id}`"))
                     .because(format!("{} is missing", paths.env.display()))
@@ -72,7 +77,12 @@ impl<'a> Store<'a> {
         let what = paths.env.display().to_string();
         let record = InstanceRecord::parse(&what, &env, vars.as_deref(), &self.settings.network)
             .map_err(|error| rehint(error, id.as_str()))?;
-        let record = Self::with_keys(record, &paths.keys)?;
+        let mut record = Self::with_keys(record, &paths.keys)?;
+        if record.gateway_token.expose().is_empty()
+            && let Some(token) = fs::read_if_there(&paths.token)?
+        {
+            record.gateway_token = Secret::new(token.trim());
+        }
         if record.id != *id {
             return Err(Error::new("read", what)
                 .because(format!("it is the record of `{}`", record.id))
@@ -325,10 +335,10 @@ mod tests {
         let settings = settings(dir.path());
         let store = Store::new(&settings);
         let mut guest = record("a", 2);
-        guest.keys.openai = Some(fireclaw_core::secret::Secret::new("sk-once"));
+        guest.keys.openai = Some(Secret::new("sk-once"));
         let mut broker = guest.clone();
         broker.containment.keys = KeyMode::Broker;
-        broker.containment.broker_token = Some(fireclaw_core::secret::Secret::new("t"));
+        broker.containment.broker_token = Some(Secret::new("t"));
         let places = || {
             let paths = store.paths(&guest.id).unwrap();
             let holds =

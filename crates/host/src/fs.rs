@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use fireclaw_core::error::{Context, Error, Result};
+use fireclaw_core::error::{Context, Error, Kind, Result};
 
 /// Makes a folder (and its parents) that only root can enter. An existing one keeps its mode.
 pub fn make_private_dir(path: &Path) -> Result<()> {
@@ -50,8 +50,15 @@ pub fn read_if_there(path: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::new("read", path.display().to_string()).source(error)),
+        Err(error) => Err(unreadable("read", path, error)),
     }
+}
+
+/// What only root may see is nothing that is wrong with it.
+fn unreadable(operation: &'static str, path: &Path, error: std::io::Error) -> Error {
+    let denied = error.kind() == ErrorKind::PermissionDenied;
+    let error = Error::new(operation, path.display().to_string()).source(error);
+    if denied { error.kind(Kind::HostNotReady).hint("run it with sudo") } else { error }
 }
 
 /// The last bytes of a file as text; `None` when it is not there. What is not UTF-8 is replaced.
@@ -112,7 +119,7 @@ pub fn names(path: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::new("list", path.display().to_string()).source(error)),
+        Err(error) => return Err(unreadable("list", path, error)),
     };
     let mut names = Vec::new();
     for entry in entries {

@@ -141,6 +141,7 @@ fn renewed(
         gateway_token: keys::random_token(&keys::SystemEntropy)?,
         telegram_token: None,
         telegram_users: Vec::new(),
+        odd_users: Vec::new(),
         vcpu: request.vcpu.unwrap_or(source.vcpu),
         mem_mib: request.mem_mib.unwrap_or(source.mem_mib),
         api_sock: app.settings.layout.instance(&request.to)?.api_sock,

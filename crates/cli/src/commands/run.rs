@@ -11,7 +11,7 @@ use fireclaw_core::{
     id::vmm_uid,
     render::cgroup::{Size, entries},
     spec::{Arch, DiskKind, SupervisorKind, VmmKind, vmm_choice::choose},
-    state::{Format, InstanceRecord},
+    state::InstanceRecord,
 };
 use fireclaw_host::{
     cgroup::{self, Controllers},
@@ -83,7 +83,7 @@ fn limit(app: &App, record: &InstanceRecord, vmm: VmmKind) -> Result<()> {
 /// The VMM of an instance on this host. What the Bash fireclaw made ran on Firecracker; where that cannot run the same
 /// kernel and disks run on QEMU.
 pub fn vmm_of(app: &App, record: &InstanceRecord) -> Result<(Box<dyn Vmm>, bool)> {
-    let wanted = (record.format == Format::PlainV2).then_some(record.vmm);
+    let wanted = record.vmm_is_chosen.then_some(record.vmm);
     let choice = choose(wanted, &setup_checks::vmm_facts(app, setup_checks::MayInstall::default())?)?;
     Ok((vmm::of(choice.vmm, Arc::clone(&app.host.exec))?, choice.kvm))
 }

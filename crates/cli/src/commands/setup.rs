@@ -165,6 +165,7 @@ fn plan<'a>(
         skills: fireclaw_core::spec::value::skills(defaults::SKILLS)?,
         telegram_token: None,
         telegram_users: Vec::new(),
+        odd_users: Vec::new(),
         openclaw_image: app.settings.openclaw_image.clone(),
         vcpu: spec.vcpu,
         mem_mib: spec.mem_mib,
@@ -177,6 +178,7 @@ fn plan<'a>(
         skip_browser_install: false,
         keys: ProviderKeys::default(),
         vmm: choice.vmm,
+        vmm_is_chosen: true,
         supervisor,
         runtime,
         image: boot.image.clone(),
@@ -190,6 +192,7 @@ fn plan<'a>(
         rates: Rates::default(),
         idle: Idle::default(),
         unknown: Vec::new(),
+        unknown_vars: Vec::new(),
     };
     let record = containment::completed(spec.changes.apply(&fresh)?, spec.changes.key_mode().is_none())?;
     check_bot_is_free(&record, &app.store().records()?)?;

@@ -1,7 +1,7 @@
 //! `status ID`
 
 use fireclaw_core::{
-    error::Result,
+    error::{Kind, Result},
     report::{BaseReport, ContainmentReport, StatusReport},
     spec::Rates,
 };
@@ -10,8 +10,13 @@ use crate::{app::App, fleet};
 
 /// Shows one instance in depth.
 pub fn run(app: &App, id: &str, json: bool) -> Result<()> {
-    let record = app.store().load(&id.parse()?)?;
-    let report = fleet::status(app, &record)?;
+    let id = id.parse()?;
+    let report = match app.store().load(&id) {
+        Ok(record) => fleet::status(app, &record)?,
+        // What cannot be read is a state like another; that there is none, or that somebody may not look, is an answer.
+        Err(error) if error.get_kind() == Kind::Failed => fleet::status_of_damaged(app, &id, &error),
+        Err(error) => return Err(error),
+    };
     if json { app.ui.json(&report) } else { app.ui.result(&text(&report)) }
 }
 

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use fireclaw_core::{error::Result, id::ImageName};
+use fireclaw_core::{
+    error::Result,
+    id::{ImageName, InstanceId},
+};
 use fireclaw_host::{
     disk::space,
     nft::{self, Forwarding, Rules},
@@ -174,13 +177,27 @@ pub(super) fn instances(app: &App) -> Finding {
         Ok(all) => all,
         Err(error) => return Finding::bad("instances", error.one_line(), Fix::None).advice(),
     };
-    let damaged: Vec<&str> = all
-        .iter()
-        .filter_map(|found| if let Found::Damaged { name, .. } = found { Some(name.as_str()) } else { None })
-        .collect();
-    if damaged.is_empty() {
+    let damaged = || {
+        all.iter().filter_map(|found| match found {
+            Found::Damaged { name, error } => Some((name, error)),
+            Found::Instance(_) => None,
+        })
+    };
+    let Some((name, first)) = damaged().next() else {
         return Finding::good("instances", format!("{} readable", all.len())).advice();
-    }
-    let fix = Fix::Command(format!("fireclaw destroy {} --force", damaged[0]));
-    Finding::bad("instances", format!("damaged: {}", damaged.join(", ")), fix).advice()
+    };
+    let said: Vec<String> =
+        damaged().map(|(name, error)| format!("`{name}`: {}", error.one_line())).collect();
+    // Each error knows what helps; to destroy is the last of it.
+    let fix = match (name.parse::<InstanceId>(), first.get_hint()) {
+        (Err(_), _) => {
+            format!(
+                "move {} away: no instance has such a name",
+                app.settings.layout.record_named(name).display()
+            )
+        }
+        (Ok(_), Some(hint)) => hint.to_owned(),
+        (Ok(id), None) => format!("fireclaw status {id}"),
+    };
+    Finding::bad("instances", said.join("; "), Fix::Command(fix)).advice()
 }

@@ -47,7 +47,7 @@ pub(super) fn host(facts: &HostFacts) -> Vec<Finding> {
         versions(&mut findings, *program, version);
     }
     for name in &facts.damaged {
-        let hint = format!("fireclaw destroy {name} --force");
+        let hint = format!("fireclaw status {name}");
         findings.add(
             Weight::Medium,
             "record",

@@ -134,6 +134,7 @@ impl Changes {
         }
         if let Some(users) = &self.telegram_users {
             new.telegram_users.clone_from(users);
+            new.odd_users.clear();
         }
         if let Some(model) = &self.model {
             new.model.clone_from(model);
@@ -199,6 +200,16 @@ impl Changes {
 
 /// Telegram needs somebody who may talk to the bot.
 fn check_telegram(record: &InstanceRecord) -> Result<()> {
+    if record.telegram_token.is_some()
+        && let Some(odd) = record.odd_users.first()
+    {
+        return Err(Error::refused(
+            "the recorded Telegram user",
+            odd.escape_debug(),
+            "is not a numeric user id",
+        )
+        .hint("say with --telegram-users who may talk to the bot; Telegram's @userinfobot tells an id"));
+    }
     if record.telegram_token.is_some() && record.telegram_users.is_empty() {
         return Err(Error::refused(
             "--telegram-users",

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::PathBuf};
 
 use super::{KeyMode, Limits, Settings, VmmKind};
-use crate::state::{Format, InstanceRecord};
+use crate::state::InstanceRecord;
 
 /// The two services of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl ServiceSpec {
             vm_ip: record.vm_ip,
             vcpu: record.vcpu,
             mem_mib: record.mem_mib,
-            vmm: (record.format == Format::PlainV2).then_some(record.vmm),
+            vmm: record.vmm_is_chosen.then_some(record.vmm),
             api_sock: said(&record.api_sock),
             ssh_key_path: said(&record.ssh_key_path),
             broker: record.containment.keys == KeyMode::Broker,

@@ -141,8 +141,18 @@ impl FromStr for DiskSize {
                 "T" => 40,
                 _ => return Err(refused("has an unknown unit")),
             };
-        let number: u64 = digits.parse().map_err(|_| refused("is not a number with a unit"))?;
-        let bytes = number.checked_mul(1 << shift).ok_or_else(|| refused("is beyond any disk"))?;
+        let no_number = |_| refused("is not a number with a unit");
+        // QEMU's tools take a fraction, so records have one.
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+        let number: u64 = whole.parse().map_err(no_number)?;
+        let decimals = u32::try_from(fraction.len()).ok().filter(|count| *count <= 3);
+        let decimals = decimals.ok_or_else(|| refused("has more than three decimals"))?;
+        let fraction = u128::from(fraction.parse::<u16>().map_err(no_number)?) << shift;
+        let part =
+            u64::try_from(fraction / 10_u128.pow(decimals)).map_err(|_| refused("is beyond any disk"))?;
+        // Whole mebibytes: no disk ends in the middle of a block.
+        let bytes = number.checked_mul(1 << shift).and_then(|whole| whole.checked_add(part >> 20 << 20));
+        let bytes = bytes.ok_or_else(|| refused("is beyond any disk"))?;
         if bytes < 64 << 20 {
             return Err(refused("is below 64M"));
         }
@@ -227,6 +237,18 @@ pub fn telegram_users(value: &str) -> Result<Vec<u64>> {
             })
         })
         .collect()
+}
+
+/// The same out of a record, where the Bash fireclaw took any word: the ids, and what is none.
+pub fn recorded_users(value: &str) -> (Vec<u64>, Vec<String>) {
+    let (mut ids, mut others) = (Vec::new(), Vec::new());
+    for user in value.split(',').map(str::trim).filter(|user| !user.is_empty()) {
+        match user.parse() {
+            Ok(id) => ids.push(id),
+            Err(_) => others.push(user.to_owned()),
+        }
+    }
+    (ids, others)
 }
 
 /// A Telegram bot token: `123456:ABC…`. The value is never shown.
@@ -348,7 +370,22 @@ mod tests {
     fn disk_sizes() {
         assert_eq!("40G".parse::<DiskSize>().unwrap().bytes(), 40 << 30);
         assert_eq!("512MiB".parse::<DiskSize>().unwrap().bytes(), 512 << 20);
-        for bad in ["", "G", "40X", "-1G", "1K", "99999999999999999999G", "1000T", "4 G", "4.5G"] {
+        assert_eq!("40.5G".parse::<DiskSize>().unwrap().bytes(), 81 << 29);
+        assert_eq!("1.001T".parse::<DiskSize>().unwrap().bytes() % (1 << 20), 0);
+        for bad in [
+            "",
+            "G",
+            "40X",
+            "-1G",
+            "1K",
+            "99999999999999999999G",
+            "1000T",
+            "4 G",
+            "4.G",
+            ".5G",
+            "4.1234G",
+            "16777215.999T",
+        ] {
             assert!(bad.parse::<DiskSize>().is_err(), "{bad:?}");
         }
     }

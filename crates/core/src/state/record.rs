@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use super::{Containment, Format, Lines, record_defaults as defaults};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     id::{InstanceId, MacAddr, TapName},
     secret::Secret,
     spec::{DiskKind, DiskSize, Idle, KeyMode, NetworkSpec, Rates, Runtime, SupervisorKind, VmmKind, value},
@@ -58,6 +58,8 @@ pub struct InstanceRecord {
     pub telegram_token: Option<Secret>,
     /// Numeric user ids.
     pub telegram_users: Vec<u64>,
+    /// What else is among them: the Bash fireclaw took any word. Kept, and refused where a bot is configured.
+    pub odd_users: Vec<String>,
     /// The container image of the Docker runtime.
     pub openclaw_image: String,
     /// Virtual CPUs.
@@ -76,6 +78,8 @@ pub struct InstanceRecord {
     pub keys: ProviderKeys,
     /// The VMM that it runs on. Bash instances run on Firecracker.
     pub vmm: VmmKind,
+    /// Whether that was chosen when it was made. What the Bash fireclaw made runs on whatever its host has.
+    pub vmm_is_chosen: bool,
     /// Who keeps it running. Bash instances run under systemd.
     pub supervisor: SupervisorKind,
     /// How the gateway runs. Bash instances use Docker.
@@ -102,20 +106,33 @@ pub struct InstanceRecord {
     pub idle: Idle,
     /// Keys of other versions, kept on rewrite.
     pub unknown: Vec<(String, String)>,
+    /// The same of `provision.vars`.
+    pub unknown_vars: Vec<(String, String)>,
 }
 
 impl InstanceRecord {
-    /// Reads the two files. `defaults` is the network for instances that do not record theirs (the Bash fireclaw's).
+    /// Reads the two files; an error names the file. `defaults` is the network for instances that do not record theirs (the Bash fireclaw's).
     pub fn parse(
         what: &str,
         env: &str,
         provision_vars: Option<&str>,
         defaults: &NetworkSpec,
     ) -> Result<Self> {
+        Self::read(what, env, provision_vars, defaults).map_err(|error| match error.operation() {
+            "read" => error,
+            // A value's own error speaks of the flag that it would have come by.
+            _ => Error::new("read", what).source(error).kind(Kind::Failed).hint(RESTORE),
+        })
+    }
+
+    fn read(what: &str, env: &str, provision_vars: Option<&str>, defaults: &NetworkSpec) -> Result<Self> {
         let mut lines = Lines::parse(what, env)?;
         let mut vars = match provision_vars {
-            Some(text) => Lines::parse("provision.vars", text)?,
-            None => Lines::default(),
+            // A crash of the Bash fireclaw may leave it empty.
+            Some(text) if !text.trim().is_empty() => {
+                Lines::parse(&format!("provision.vars beside {what}"), text)?
+            }
+            _ => Lines::default(),
         };
         let format = lines.format;
         let network = match (lines.take("BRIDGE_NAME"), lines.take("BRIDGE_ADDR"), lines.take("SUBNET_CIDR"))
@@ -132,6 +149,11 @@ impl InstanceRecord {
         // Values beyond addresses are checked where they are used or changed: one odd value must not make an
         // instance unreadable.
         let secret = |text: Option<String>| text.filter(|text| !text.is_empty()).map(Secret::new);
+        let users = fields.lines.take("TELEGRAM_USERS").unwrap_or_default();
+        let (telegram_users, odd_users) = value::recorded_users(&users);
+        let vmm = fields.lines.take("VMM").filter(|text| !text.is_empty());
+        let parsed = |text: &String| text.parse().map_err(|_| fields.damaged("VMM", UNREADABLE));
+        let (vmm, vmm_is_chosen) = (vmm.as_ref().map_or(Ok(VmmKind::Firecracker), parsed)?, vmm.is_some());
         Ok(Self {
             format,
             vm_ip,
@@ -142,7 +164,8 @@ impl InstanceRecord {
             model: fields.lines.take("MODEL").unwrap_or_else(|| defaults::MODEL.to_owned()),
             skills: value::skills(&fields.lines.take("SKILLS").unwrap_or_default())?,
             telegram_token: secret(vars.take("TELEGRAM_TOKEN")),
-            telegram_users: value::telegram_users(&fields.lines.take("TELEGRAM_USERS").unwrap_or_default())?,
+            telegram_users,
+            odd_users,
             openclaw_image: fields
                 .lines
                 .take("OPENCLAW_IMAGE")
@@ -162,7 +185,8 @@ impl InstanceRecord {
                 openai: secret(fields.lines.take("OPENAI_API_KEY")),
                 minimax: secret(fields.lines.take("MINIMAX_API_KEY")),
             },
-            vmm: fields.parsed_or("VMM", || VmmKind::Firecracker)?,
+            vmm,
+            vmm_is_chosen,
             supervisor: fields.parsed_or("SUPERVISOR", || SupervisorKind::Systemd)?,
             runtime: fields.parsed_or("RUNTIME", || Runtime::Docker)?,
             image: fields.lines.take("IMAGE").unwrap_or_else(|| defaults::CUSTOM_IMAGE.to_owned()),
@@ -182,6 +206,7 @@ impl InstanceRecord {
             idle,
             id,
             unknown: lines.rest(),
+            unknown_vars: vars.rest().into_iter().filter(|(key, _)| !VARS.contains(&key.as_str())).collect(),
         })
     }
 
@@ -202,7 +227,7 @@ impl InstanceRecord {
         lines.push("GATEWAY_TOKEN", self.gateway_token.expose());
         lines.push("MODEL", &self.model);
         lines.push("SKILLS", self.skills.join(","));
-        lines.push("TELEGRAM_USERS", join(&self.telegram_users));
+        lines.push("TELEGRAM_USERS", self.users());
         lines.push("OPENCLAW_IMAGE", &self.openclaw_image);
         lines.push("VM_VCPU", self.vcpu.to_string());
         lines.push("VM_MEM_MIB", self.mem_mib.to_string());
@@ -213,7 +238,9 @@ impl InstanceRecord {
         lines.push("ANTHROPIC_API_KEY", key(&self.keys.anthropic));
         lines.push("OPENAI_API_KEY", key(&self.keys.openai));
         lines.push("MINIMAX_API_KEY", key(&self.keys.minimax));
-        lines.push("VMM", self.vmm.as_str());
+        if self.vmm_is_chosen {
+            lines.push("VMM", self.vmm.as_str());
+        }
         lines.push("SUPERVISOR", self.supervisor.as_str());
         lines.push("RUNTIME", self.runtime.as_str());
         lines.push("IMAGE", &self.image);
@@ -255,7 +282,7 @@ impl InstanceRecord {
         let mut lines = Lines::default();
         lines.push("INSTANCE_ID", self.id.as_str());
         lines.push("TELEGRAM_TOKEN", self.telegram_token.as_ref().map(Secret::expose).unwrap_or_default());
-        lines.push("TELEGRAM_USERS", join(&self.telegram_users));
+        lines.push("TELEGRAM_USERS", self.users());
         lines.push("MODEL", &self.model);
         lines.push("SKILLS", self.skills.join(","));
         lines.push("GATEWAY_TOKEN", self.gateway_token.expose());
@@ -265,9 +292,37 @@ impl InstanceRecord {
         lines.push("ANTHROPIC_API_KEY", key(&self.keys.anthropic));
         lines.push("OPENAI_API_KEY", key(&self.keys.openai));
         lines.push("MINIMAX_API_KEY", key(&self.keys.minimax));
+        for (name, text) in &self.unknown_vars {
+            lines.push(name, text);
+        }
         lines.render()
     }
+
+    fn users(&self) -> String {
+        join(
+            &self.telegram_users.iter().map(u64::to_string).chain(self.odd_users.clone()).collect::<Vec<_>>(),
+        )
+    }
 }
+
+/// What `provision.vars` has, most of it twice: `.env` counts.
+const VARS: &[&str] = &[
+    "INSTANCE_ID",
+    "TELEGRAM_TOKEN",
+    "TELEGRAM_USERS",
+    "MODEL",
+    "SKILLS",
+    "GATEWAY_TOKEN",
+    "OPENCLAW_IMAGE",
+    "SKIP_BROWSER_INSTALL",
+    "DISK_SIZE",
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
+    "MINIMAX_API_KEY",
+];
+
+const RESTORE: &str = "restore the file, or clear the instance with `fireclaw destroy ID --force`";
+const UNREADABLE: &str = "has a value that cannot be read";
 
 fn join<T: ToString>(values: &[T]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
@@ -281,7 +336,7 @@ struct Fields<'a> {
 impl Fields<'_> {
     fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Result<T> {
         let text = self.lines.take(key).ok_or_else(|| self.damaged(key, "is missing"))?;
-        text.parse().map_err(|_| self.damaged(key, "has a value that cannot be read"))
+        text.parse().map_err(|_| self.damaged(key, UNREADABLE))
     }
 
     fn parsed_or<T: std::str::FromStr<Err: std::fmt::Display>>(
@@ -290,17 +345,13 @@ impl Fields<'_> {
         default: impl FnOnce() -> T,
     ) -> Result<T> {
         match self.lines.take(key) {
-            Some(text) if !text.is_empty() => {
-                text.parse().map_err(|_| self.damaged(key, "has a value that cannot be read"))
-            }
+            Some(text) if !text.is_empty() => text.parse().map_err(|_| self.damaged(key, UNREADABLE)),
             _ => Ok(default()),
         }
     }
 
     fn damaged(&self, key: &str, why: &str) -> Error {
-        Error::new("read", self.what)
-            .because(format!("{key} {why}"))
-            .hint("restore the file, or clear the instance with `fireclaw destroy ID --force`")
+        Error::new("read", self.what).because(format!("{key} {why}")).hint(RESTORE)
     }
 }
 
@@ -351,6 +402,36 @@ mod tests {
         assert_eq!(record.format, Format::Legacy);
         assert_eq!(record.skills, ["github", "tmux"]);
         assert_eq!(record.vm_mac.to_string(), "06:fc:00:10:00:03");
+    }
+
+    #[test]
+    fn words_that_the_bash_fireclaw_took_are_kept_and_a_vmm_that_nobody_chose_stays_open() {
+        let text = V1.replace("USERS=1,2", "USERS=1,@alice").replace("=40G", "=1.5T");
+        let vars = format!("{V1_VARS}NEW_VAR=x\n");
+        let record = InstanceRecord::parse(".env", &text, Some(&vars), &NetworkSpec::default()).unwrap();
+        assert_eq!(
+            (record.telegram_users.as_slice(), record.odd_users.as_slice()),
+            (&[1][..], &["@alice".to_owned()][..])
+        );
+        assert_eq!(record.disk_size.bytes(), 1536 << 30);
+        assert!(!record.vmm_is_chosen);
+        let (env, vars) = (record.render_env().unwrap(), record.render_provision_vars().unwrap());
+        assert!(env.contains("USERS=1,@alice\n") && !env.contains("VMM=") && vars.contains("NEW_VAR=x\n"));
+        let again = InstanceRecord::parse(".env", &env, Some(&vars), &NetworkSpec::default()).unwrap();
+        assert_eq!(again, InstanceRecord { format: Format::PlainV2, ..record });
+    }
+
+    #[test]
+    fn a_value_that_no_flag_would_take_is_told_of_with_its_file() {
+        let text = format!("{}EGRESS=bogus\n", V1.replace("plain-v1", "plain-v2"));
+        let error = InstanceRecord::parse("/x/.env", &text, None, &NetworkSpec::default()).unwrap_err();
+        assert_eq!(error.get_kind(), Kind::Failed);
+        assert!(
+            error.one_line().contains("/x/.env") && error.one_line().contains("bogus"),
+            "{}",
+            error.one_line()
+        );
+        assert!(InstanceRecord::parse(".env", V1, Some(""), &NetworkSpec::default()).is_ok());
     }
 
     #[test]
