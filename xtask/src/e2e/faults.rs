@@ -100,7 +100,8 @@ pub fn damaged_record(world: &mut World) -> Result<()> {
     let rows = list.as_array().cloned().unwrap_or_default();
     ensure(rows.iter().any(|row| row["id"] == "broken" && row["error"].is_string()), || list.to_string())?;
     ensure(rows.iter().any(|row| row["id"] == ID && row["error"].is_null()), || list.to_string())?;
-    world.expect(1, &["status", "broken"])?;
+    let said = world.ok(&["status", "broken"])?.text();
+    ensure(said.contains("FAIL record") && said.contains("destroy broken --force"), || said.clone())?;
     world.refused(1, &["destroy", "broken"], "broken")?;
     world.ok(&["destroy", "broken", "--force"])?;
     ensure(!dir.exists(), || "the broken record is there still".into())?;
