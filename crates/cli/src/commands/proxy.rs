@@ -22,6 +22,7 @@ pub fn run(app: &App, id: &str) -> Result<()> {
     };
     let uid = proxy_uid(record.vm_ip);
     let spec = ProxySpec {
+        network: Some(record.network.subnet),
         user: nix::unistd::geteuid().is_root().then_some((uid, uid)),
         ..ProxySpec::new(record.host_port, SocketAddr::from((record.vm_ip, GATEWAY_PORT)))
     };

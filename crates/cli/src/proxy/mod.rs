@@ -6,6 +6,7 @@
 
 mod confine;
 mod listen;
+mod reach;
 pub(crate) mod relay;
 mod rest;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use fireclaw_core::{
     sidecar::Orders,
 };
 use fireclaw_host::memory;
+use ipnet::Ipv4Net;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -32,7 +34,7 @@ use tokio::{
 };
 
 pub use self::rest::Rest;
-use self::rest::Sleeper;
+use self::{reach::Gateway, rest::Sleeper};
 use crate::{
     crowd::Crowd,
     sidecar::{self, Prepared},
@@ -56,6 +58,8 @@ pub struct ProxySpec {
     pub port: u16,
     /// The gateway.
     pub target: SocketAddr,
+    /// The network that the gateway is in: nobody is talked to by another. `None` is any.
+    pub network: Option<Ipv4Net>,
     /// More connections than these are closed as soon as they are accepted.
     pub max_connections: usize,
     /// A connection on which nothing moved for so long is closed. `None` keeps it: a WebSocket is quiet for hours, and
@@ -66,9 +70,13 @@ pub struct ProxySpec {
 }
 
 impl ProxySpec {
-    /// The defaults: 1,024 connections, no idle limit, no change of user.
+    /// The defaults: 1,024 connections, any network, no idle limit, no change of user.
     pub const fn new(port: u16, target: SocketAddr) -> Self {
-        Self { port, target, max_connections: 1024, idle: None, user: None }
+        Self { port, target, network: None, max_connections: 1024, idle: None, user: None }
+    }
+
+    const fn gateway(&self) -> Gateway {
+        Gateway { address: self.target, network: self.network }
     }
 }
 
@@ -144,7 +152,7 @@ impl Shared {
     async fn reach(&self) -> std::io::Result<TcpStream> {
         match &self.sleeper {
             Some(sleeper) => sleeper.connect().await,
-            None => timeout(CONNECT, TcpStream::connect(self.spec.target))
+            None => timeout(CONNECT, self.spec.gateway().connect())
                 .await
                 .unwrap_or_else(|_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer"))),
         }
@@ -181,7 +189,7 @@ async fn serve_until(
     told_to_stop: impl Future<Output = ()>,
     note: impl Fn(&str) + 'static,
 ) {
-    let sleeper = rest.map(|rest| Sleeper::new(rest, spec.target));
+    let sleeper = rest.map(|rest| Sleeper::new(rest, spec.gateway()));
     let shared = Rc::new(Shared {
         spec,
         crowd: Crowd::default(),

@@ -11,7 +11,6 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -27,7 +26,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::CONNECT;
+use super::{CONNECT, reach::Gateway};
 
 /// A guest that runs accepts within microseconds, one that is emulated on a busy host within this.
 const QUICK: Duration = Duration::from_millis(300);
@@ -56,7 +55,7 @@ type Waking = Shared<LocalBoxFuture<'static, Result<(), String>>>;
 /// What all connections of one proxy share about it.
 pub(super) struct Sleeper {
     rest: Rest,
-    target: SocketAddr,
+    gateway: Gateway,
     used: Cell<Instant>,
     /// A wish to sleep is in the folder.
     asked: Cell<bool>,
@@ -65,11 +64,11 @@ pub(super) struct Sleeper {
 }
 
 impl Sleeper {
-    pub(super) fn new(rest: Rest, target: SocketAddr) -> Rc<Self> {
+    pub(super) fn new(rest: Rest, gateway: Gateway) -> Rc<Self> {
         let asked = Cell::new(rest.requests.is_open(Want::Sleep));
         Rc::new(Self {
             rest,
-            target,
+            gateway,
             used: Cell::new(Instant::now()),
             asked,
             waking: RefCell::default(),
@@ -89,7 +88,7 @@ impl Sleeper {
         let asleep = too_late || self.rest.requests.is_asleep() || self.waking.borrow().is_some();
         if !asleep {
             // Refused is an answer: the guest is awake.
-            if let Ok(answered) = timeout(QUICK, TcpStream::connect(self.target)).await
+            if let Ok(answered) = timeout(QUICK, self.gateway.connect()).await
                 && !answered.as_ref().is_err_and(is_silence)
             {
                 return answered;
@@ -97,7 +96,7 @@ impl Sleeper {
         }
         self.woken().await.map_err(io::Error::other)?;
         let _turn = self.batch.acquire().await;
-        let connected = timeout(CONNECT, TcpStream::connect(self.target)).await;
+        let connected = timeout(CONNECT, self.gateway.connect()).await;
         sleep(BATCH.1).await;
         connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -133,7 +132,7 @@ impl Sleeper {
             return Err(why);
         }
         loop {
-            match timeout(TRY, TcpStream::connect(self.target)).await {
+            match timeout(TRY, self.gateway.connect()).await {
                 Ok(Ok(_)) => return Ok(()),
                 _ if begun.elapsed() > PATIENCE => return Err("it was woken, and does not answer".to_owned()),
                 // It boots, or its gateway comes up.

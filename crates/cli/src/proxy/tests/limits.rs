@@ -23,6 +23,20 @@ fn listen_on(port: u16) -> fireclaw_core::error::Result<usize> {
 }
 
 #[test]
+fn nobody_is_talked_to_by_another_way_than_the_instances_network() {
+    let target = Target::new();
+    target.listener.set_nonblocking(true).unwrap();
+    let elsewhere = Proxy::to(target.address, |spec| spec.network = Some("10.99.0.0/24".parse().unwrap()));
+    assert_eq!(ending(&mut elsewhere.connect()), Err(ErrorKind::ConnectionReset));
+    assert!(elsewhere.notes()[0].contains("10.99.0.0/24"), "{:?}", elsewhere.notes());
+    assert_eq!(target.listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    target.listener.set_nonblocking(false).unwrap();
+    let there = Proxy::to(target.address, |spec| spec.network = Some("127.0.0.0/8".parse().unwrap()));
+    let _client = there.connect();
+    target.accept();
+}
+
+#[test]
 fn a_gateway_that_is_down_resets_the_client_at_once_and_is_noted_once() {
     let target = Target::new();
     let address = target.address;
