@@ -14,7 +14,7 @@ use fireclaw_core::{
     render::systemd::{CREDENTIAL_KEYS, CREDENTIAL_RECORD},
     secret::Secret,
     spec::{KeyMode, Settings},
-    state::{InstanceRecord, ProviderKeys},
+    state::{InstanceRecord, ProviderKeys, RESTORE},
 };
 use fireclaw_host::fs;
 
@@ -60,9 +60,7 @@ impl<'a> Store<'a> {
         let paths = self.paths(id)?;
         let unreadable = |error: Error| match error.get_hint() {
             Some(_) => error,
-            None => error.hint(format!(
-                "restore the file, or clear the instance with `fireclaw destroy {id} --force`"
-            )),
+            None => rehint(error.hint(RESTORE), id.as_str()),
         };
         let Some(env) = fs::read_if_there(&paths.env).map_err(unreadable)? else {
             return Err(if self.exists(id)? {

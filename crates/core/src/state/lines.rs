@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 /// The key whose value names the format.
 const FORMAT_KEY: &str = "FIRECLAW_STATE_FORMAT";
 
+/// What helps where a file of a record is damaged; `ID` stands for the instance, which only who reads it knows.
+pub const RESTORE: &str = "restore the file, or clear the instance with `fireclaw destroy ID --force`";
+
 /// Which text a record was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -35,9 +38,7 @@ impl Lines {
     /// Reads a file's text. `what` names the file in errors; no value is ever in one.
     pub fn parse(what: &str, text: &str) -> Result<Self> {
         let damaged = |number: usize, why: &str| {
-            Error::new("read", what)
-                .because(format!("line {number} {why}"))
-                .hint("restore the file, or clear the instance with `fireclaw destroy ID --force`")
+            Error::new("read", what).because(format!("line {number} {why}")).hint(RESTORE)
         };
         let mut lines =
             text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
@@ -68,9 +69,7 @@ impl Lines {
             pairs.push((key.to_owned(), value));
         }
         if pairs.is_empty() {
-            return Err(Error::new("read", what)
-                .because("it is empty")
-                .hint("restore the file, or clear the instance with `fireclaw destroy ID --force`"));
+            return Err(Error::new("read", what).because("it is empty").hint(RESTORE));
         }
         Ok(Self { format, pairs })
     }

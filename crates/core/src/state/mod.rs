@@ -8,5 +8,5 @@ mod record;
 pub mod record_defaults;
 
 pub use containment::Containment;
-pub use lines::{Format, Lines};
+pub use lines::{Format, Lines, RESTORE};
 pub use record::{InstanceRecord, ProviderKeys};

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
-use super::{Containment, Format, Lines, record_defaults as defaults};
+use super::{Containment, Format, Lines, RESTORE, record_defaults as defaults};
 use crate::{
     error::{Error, Kind, Result},
     id::{InstanceId, MacAddr, TapName},
@@ -111,6 +111,11 @@ pub struct InstanceRecord {
 }
 
 impl InstanceRecord {
+    /// The names of keys that only another version knows.
+    pub fn unknown_keys(&self) -> impl Iterator<Item = &str> {
+        self.unknown.iter().chain(&self.unknown_vars).map(|(key, _)| key.as_str())
+    }
+
     /// Reads the two files; an error names the file. `defaults` is the network for instances that do not record theirs (the Bash fireclaw's).
     pub fn parse(
         what: &str,
@@ -321,7 +326,6 @@ const VARS: &[&str] = &[
     "MINIMAX_API_KEY",
 ];
 
-const RESTORE: &str = "restore the file, or clear the instance with `fireclaw destroy ID --force`";
 const UNREADABLE: &str = "has a value that cannot be read";
 
 fn join<T: ToString>(values: &[T]) -> String {
