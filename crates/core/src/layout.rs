@@ -341,6 +341,11 @@ impl Layout {
         self.images_root.join(format!(".build-{name}"))
     }
 
+    /// The image that such a folder is for, by its name below the images' folder.
+    pub fn image_of_work(&self, name: &str) -> Option<ImageName> {
+        name.strip_prefix(".build-")?.parse().ok()
+    }
+
     /// The folder of bases that instances of another filesystem run from.
     pub fn base_pins(&self) -> PathBuf {
         self.images_root.join(".pins")

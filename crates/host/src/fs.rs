@@ -114,6 +114,14 @@ pub fn remove_any(path: &Path) -> Result<()> {
     }
 }
 
+/// Gives each of two the other's place, in one step.
+pub fn exchange(one: &Path, other: &Path) -> Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+        .map_err(std::io::Error::from)
+        .context("exchange", format!("{} and {}", one.display(), other.display()))
+}
+
 /// The names in a folder, sorted; none when it is not there.
 pub fn names(path: &Path) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(path) {

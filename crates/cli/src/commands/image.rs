@@ -26,7 +26,8 @@ pub fn run(command: ImageCommand) -> Result<()> {
             let app = App::system(output.quiet)?;
             app.need_root()?;
             let request = ImportRequest { name: name.parse()?, kernel, rootfs, initrd };
-            let manifest = image::import(&app.settings.layout, &request, &clock::now_rfc3339())?;
+            let manifest =
+                image::import(&app.settings.layout, &request, &clock::now_rfc3339(), &app.interrupt)?;
             say(&app, output, &manifest, &format!("`{name}` is imported"))
         }
     }

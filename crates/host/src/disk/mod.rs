@@ -251,14 +251,14 @@ impl Disks for SystemDisks {
 }
 
 /// Copies a file without its holes: by reflink where the filesystem has it. The target is replaced.
-pub fn copy_sparse(source: &Path, target: &Path) -> Result<()> {
+pub fn copy_sparse(source: &Path, target: &Path, interrupt: &Interrupt) -> Result<()> {
     fs::remove_file(target)?;
     if reflink_copy::reflink(source, target).is_ok() {
         return Ok(());
     }
     let from = File::open(source).context("read", source.display())?;
     let to = File::create_new(target).context("create", target.display())?;
-    match copy::sparse(&from, &to, &Interrupt::default()) {
+    match copy::sparse(&from, &to, interrupt) {
         Ok(_) => Ok(()),
         Err(copy::Stop::Io(error)) => Err(Error::new("copy", source.display().to_string()).source(error)),
         Err(copy::Stop::Asked(error)) => Err(error),

@@ -9,7 +9,7 @@ use std::{
 use fireclaw_core::error::{Context, Result};
 
 use super::{Kept, copy_sparse, part};
-use crate::fs;
+use crate::{fs, interrupt::Interrupt};
 
 /// Makes `link` lead to the file that `base` is now. Where no hard link reaches `link` the file is kept as `pin`, which lies
 /// on the filesystem of the images. Each run replaces what an earlier one left.
@@ -25,7 +25,7 @@ pub(super) fn keep(base: &Path, link: &Path, pin: &Path) -> Result<Kept> {
         Kept::Beside
     } else {
         let new = part::path_for(link);
-        copy_sparse(&real, &new)?;
+        copy_sparse(&real, &new, &Interrupt::default())?;
         std::fs::set_permissions(&new, PermissionsExt::from_mode(0o644))
             .context("set the mode of", new.display())?;
         std::fs::rename(&new, link).context("create", link.display())?;

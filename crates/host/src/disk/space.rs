@@ -11,6 +11,23 @@ pub fn allocated_bytes(path: &Path) -> Result<u64> {
     Ok(std::fs::metadata(path).context("look at", path.display())?.blocks() * 512)
 }
 
+/// What a folder takes with all that is in it; a file of two names counts twice.
+pub fn allocated_below(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).context("list", folder.display())? {
+            let entry = entry.context("list", folder.display())?;
+            let facts = entry.metadata().context("look at", entry.path().display())?;
+            bytes += facts.blocks() * 512;
+            if facts.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(bytes)
+}
+
 /// What an unprivileged writer could still write on the filesystem of `path`.
 pub fn free_bytes(path: &Path) -> Result<u64> {
     let stat = statvfs(path).context("look at the filesystem of", path.display())?;

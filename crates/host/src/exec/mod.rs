@@ -48,6 +48,7 @@ pub struct Cmd {
     pub(crate) object: Option<String>,
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) stop_after: Option<String>,
+    pub(crate) dies_at_once: bool,
 }
 
 impl Cmd {
@@ -65,6 +66,7 @@ impl Cmd {
             object: None,
             user: None,
             stop_after: None,
+            dies_at_once: false,
         }
     }
 
@@ -135,6 +137,14 @@ impl Cmd {
     #[must_use]
     pub fn stop_after(mut self, text: impl Into<String>) -> Self {
         self.stop_after = Some(text.into());
+        self
+    }
+
+    /// Should this process end before the program, the program is killed, and not asked to end: util-linux's `unshare` waits for its
+    /// child with SIGTERM blocked, and takes the child along only when it is killed itself.
+    #[must_use]
+    pub const fn dies_at_once(mut self) -> Self {
+        self.dies_at_once = true;
         self
     }
 

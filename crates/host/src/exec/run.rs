@@ -94,13 +94,14 @@ impl Exec for SystemExec {
 impl SystemExec {
     fn spawn(&self, cmd: &mut Cmd) -> Result<Child> {
         let mut command = command(cmd);
+        let death = if cmd.dies_at_once { Signal::SIGKILL } else { Signal::SIGTERM };
         let stdin = std::mem::take(&mut cmd.stdin);
         // A group of its own: Ctrl-C in a terminal reaches us, and we decide what the child is told.
         command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: between fork and exec only prctl(2) is called. It is async-signal-safe and touches no memory of ours.
         unsafe {
             // Nobody waits for the child of a process that was killed. The caller's thread outlives the child otherwise.
-            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
+            command.pre_exec(move || Ok(nix::sys::prctl::set_pdeathsig(death)?));
         }
         let bytes = match stdin {
             Stdin::Null => {
@@ -279,6 +280,8 @@ mod tests {
     fn a_child_ends_with_us_however_we_end() {
         let said = exec().run(Cmd::new("setpriv").arg("--dump")).unwrap().text();
         assert!(said.lines().any(|line| line == "Parent death signal: TERM"), "{said}");
+        let said = exec().run(Cmd::new("setpriv").arg("--dump").dies_at_once()).unwrap().text();
+        assert!(said.lines().any(|line| line == "Parent death signal: KILL"), "{said}");
     }
 
     #[test]

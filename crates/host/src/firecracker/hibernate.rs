@@ -17,6 +17,7 @@ use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use super::api::{Api, Snapshot};
 use crate::{
     fs,
+    interrupt::Interrupt,
     vmm::{SnapshotFiles, VmSpec},
 };
 
@@ -32,14 +33,18 @@ fn jail_of(api_sock: &Path) -> Result<PathBuf> {
     })
 }
 
+/// For a disk as slow as they get.
+pub(super) fn longest_save(mem_mib: u32) -> Duration {
+    Duration::from_secs(60 + (u64::from(mem_mib) << 20) / SLOWEST)
+}
+
 /// Has a paused VM written out, and takes the files out of its jail.
 pub(super) fn save(spec: &VmSpec, to: &SnapshotFiles) -> Result<()> {
     let root = jail_of(&spec.api_sock)?;
     let files = [(root.join(jail_file::STATE), &to.state), (root.join(jail_file::MEMORY), &to.memory)];
     let saved = files.iter().try_for_each(|(inside, _)| make(inside, spec.uid, spec.gid)).and_then(|()| {
-        let bytes = u64::from(spec.mem_mib) << 20;
-        let deadline = Duration::from_secs(60 + bytes / SLOWEST);
-        with_names(|snapshot| Api::new(&spec.api_sock, deadline).create_snapshot(snapshot))?;
+        let api = Api::new(&spec.api_sock, longest_save(spec.mem_mib));
+        with_names(|snapshot| api.create_snapshot(snapshot))?;
         files.iter().try_for_each(|(inside, outside)| take(inside, outside))
     });
     if saved.is_err() {
@@ -72,7 +77,7 @@ fn take(inside: &Path, outside: &Path) -> Result<()> {
     match std::fs::rename(inside, outside) {
         // A jail on another filesystem than the instance's folder.
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {
-            crate::disk::copy_sparse(inside, outside)?;
+            crate::disk::copy_sparse(inside, outside, &Interrupt::default())?;
             std::fs::set_permissions(outside, Permissions::from_mode(0o600))
                 .context("take", outside.display())?;
             fs::remove_file(inside)
@@ -81,9 +86,15 @@ fn take(inside: &Path, outside: &Path) -> Result<()> {
     }
 }
 
-/// Whether a snapshot lies in the jail and waits to be loaded.
-pub(super) fn waits(api_sock: &Path) -> bool {
+/// Whether a snapshot lies in the jail, to be loaded or half written.
+pub(super) fn has_memory(api_sock: &Path) -> bool {
     jail_of(api_sock).is_ok_and(|root| root.join(jail_file::MEMORY).exists())
+}
+
+/// Removes it. One that is in no jail, as the Bash fireclaw's were, has none.
+pub(super) fn drop_memory(api_sock: &Path) -> Result<()> {
+    let Ok(root) = jail_of(api_sock) else { return Ok(()) };
+    [jail_file::MEMORY, jail_file::STATE].iter().try_for_each(|name| fs::remove_file(&root.join(name)))
 }
 
 /// Whether the Firecracker in the jail has ended, by the file in which its jailer tells its process. One that cannot be told of
@@ -100,10 +111,6 @@ pub(super) fn has_ended(api_sock: &Path) -> bool {
 
 /// Loads the snapshot that lies in the jail, and removes it: Firecracker has mapped the memory.
 pub(super) fn load(api_sock: &Path, deadline: Duration) -> Result<()> {
-    let root = jail_of(api_sock)?;
     let loaded = with_names(|snapshot| Api::new(api_sock, deadline).load_snapshot(snapshot, true));
-    for name in [jail_file::MEMORY, jail_file::STATE] {
-        fs::remove_file(&root.join(name))?;
-    }
-    loaded
+    drop_memory(api_sock).and(loaded)
 }

@@ -16,7 +16,7 @@ use fireclaw_core::render::firecracker::jail_file;
 
 use super::{
     api::tests::received,
-    hibernate::{load, save, waits},
+    hibernate::{has_memory, load, save},
 };
 use crate::vmm::{SnapshotFiles, VmSpec};
 
@@ -109,13 +109,13 @@ fn a_full_disk_is_told_and_leaves_nothing() {
 fn a_memory_is_loaded_once_and_gone_whatever_came_of_it() {
     for (status, well) in [(204, true), (400, false)] {
         let jailed = jailed(1, move |_, _| status);
-        assert!(!waits(&jailed.spec.api_sock));
+        assert!(!has_memory(&jailed.spec.api_sock));
         for name in [jail_file::STATE, jail_file::MEMORY] {
             std::fs::write(jailed.inside(name), name).unwrap();
         }
-        assert!(waits(&jailed.spec.api_sock));
+        assert!(has_memory(&jailed.spec.api_sock));
         assert_eq!(load(&jailed.spec.api_sock, Duration::from_secs(10)).is_ok(), well);
-        assert!(!waits(&jailed.spec.api_sock) && jailed.left().is_empty());
+        assert!(!has_memory(&jailed.spec.api_sock) && jailed.left().is_empty());
         let seen = jailed.seen.lock().unwrap().join("\n");
         assert!(seen.contains("PUT /snapshot/load") && seen.contains("\"resume_vm\":true"), "{seen}");
     }

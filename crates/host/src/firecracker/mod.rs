@@ -191,8 +191,16 @@ impl Vmm for Firecracker {
         hibernate::save(spec, to)
     }
 
-    fn awaits_memory(&self, api_sock: &Path) -> bool {
-        hibernate::waits(api_sock)
+    fn longest_save(&self, mem_mib: u32) -> Duration {
+        hibernate::longest_save(mem_mib)
+    }
+
+    fn has_memory(&self, api_sock: &Path) -> bool {
+        hibernate::has_memory(api_sock)
+    }
+
+    fn drop_memory(&self, api_sock: &Path) -> Result<()> {
+        hibernate::drop_memory(api_sock)
     }
 
     fn has_ended(&self, api_sock: &Path) -> bool {

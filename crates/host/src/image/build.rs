@@ -34,12 +34,13 @@ use super::{
 use crate::{
     disk::space,
     exec::{Cmd, Exec, Stream},
+    interrupt::Interrupt,
 };
 
 /// Tree, tools and filesystem together, with everything in the image.
 const NEEDED: u64 = 9 << 30;
 /// Raised when a step does something else with the same inputs.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 /// A build under way.
 struct Build<'a> {
     exec: &'a dyn Exec,
@@ -66,7 +67,8 @@ pub fn build(
     let work = layout.image_work(&request.name);
     fs::create_dir_all(work.join("stamps")).context("create folder", work.display())?;
     let free = space::free_bytes(&work)?;
-    if free < NEEDED && !work.join("out/rootfs.ext4").exists() {
+    // What an earlier run has written is not needed again.
+    if free < NEEDED && free + space::allocated_below(&work)? < NEEDED {
         return Err(Error::new("build", format!("image `{}`", request.name))
             .kind(Kind::HostNotReady)
             .because(format!(
@@ -95,6 +97,8 @@ pub fn build(
     build.step("pack", "", Build::pack)?;
     let manifest = build.timed("publish", |build| {
         let manifest = build.manifest(built_at)?;
+        // From here on the folder may hold the image of before, or half of it: no later run is to take that for its own work.
+        crate::fs::remove_for_good(&build.work.join("stamps"))?;
         store::publish(layout, &request.name, &build.work.join("out"), &manifest)?;
         Ok(manifest)
     })?;
@@ -174,6 +178,7 @@ impl Build<'_> {
     fn root_filesystem(&mut self) -> Result<()> {
         let tree = self.tree();
         crate::fs::remove_tree(&tree)?;
+        crate::fs::remove_tree(&self.work.join("boot"))?;
         let cmd = Cmd::new("unshare")
             .inherit_env()
             // The ramdisk is ours; the kernel's package would build another.
@@ -182,6 +187,7 @@ impl Build<'_> {
             .args(["--fork", "--pid", "--kill-child", "--mount", "--mount-proc", "mmdebstrap"])
             .args(recipe::bootstrap_args(self.request, &tree.to_string_lossy())?)
             .deadline(Duration::from_hours(1))
+            .dies_at_once()
             .about(format!("mmdebstrap of {}", self.request.suite));
         self.run(cmd)
     }
@@ -231,7 +237,7 @@ impl Build<'_> {
         crate::fs::remove_tree(&out)?;
         fs::create_dir_all(&out).context("create folder", out.display())?;
         let paths = Layout::image_in(out);
-        let boot = self.below("/boot");
+        let boot = self.boot()?;
         let names = crate::fs::names(&boot)?;
         let release = names
             .iter()
@@ -243,6 +249,18 @@ impl Build<'_> {
         store::unpack_kernel(&paths.vmlinuz, &paths.vmlinux)?;
         let ramdisk = initrd::build(&self.tree(), release)?;
         crate::fs::write(&paths.initrd, &ramdisk, 0o644)
+    }
+
+    /// What the packages put into `/boot`, taken out of the tree: it has no business in the image, and is there when this step is
+    /// done again.
+    fn boot(&self) -> Result<PathBuf> {
+        let (inside, boot) = (self.below("/boot"), self.work.join("boot"));
+        fs::create_dir_all(&boot).context("create folder", boot.display())?;
+        for name in crate::fs::names(&inside)? {
+            crate::fs::remove_any(&boot.join(&name))?;
+            fs::rename(inside.join(&name), boot.join(&name)).context("move", inside.join(&name).display())?;
+        }
+        Ok(boot)
     }
 
     fn manifest(&mut self, built_at: &str) -> Result<Manifest> {
@@ -273,7 +291,7 @@ impl Build<'_> {
                 initrd: Some("initrd.img".to_owned()),
                 cmdline: CMDLINE.to_owned(),
             },
-            files: store::checksums(&out)?,
+            files: store::checksums(&out, &Interrupt::default())?,
             packages,
             npm,
         })

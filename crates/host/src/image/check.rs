@@ -39,7 +39,13 @@ pub fn check_ext4(path: &Path) -> Result<()> {
     if magic != [0x53, 0xef] {
         return Err(refused("is not ext4".to_owned()));
     }
-    ext4::inspect(path).map(drop)
+    let (filesystem, there) = (ext4::inspect(path)?.bytes(), file.metadata().map_or(0, |facts| facts.len()));
+    if filesystem > there {
+        return Err(refused(format!(
+            "is cut short: its filesystem has {filesystem} bytes, and the file {there}"
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

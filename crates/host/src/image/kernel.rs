@@ -143,6 +143,9 @@ fn lz4_legacy(mut data: &[u8]) -> Result<Vec<u8>> {
         let part = lz4_flex::block::decompress(block, LZ4_BLOCK).context("decompress", "the kernel")?;
         let last = part.len() < LZ4_BLOCK;
         plain.extend_from_slice(&part);
+        if plain.len() as u64 > LARGEST {
+            return Err(malformed("what is in it is too large for a kernel"));
+        }
         if last {
             break;
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io,
+    io::{self, Read as _},
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
@@ -14,7 +14,6 @@ use fireclaw_core::{
     layout::{ImagePaths, Layout},
     state::record_defaults,
 };
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -23,7 +22,7 @@ use super::{
     kernel,
     manifest::{self, Boot, ImageFile, Manifest},
 };
-use crate::{disk::space, lock};
+use crate::{disk::space, interrupt::Interrupt, lock};
 
 /// One row of `image list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,10 +41,24 @@ pub struct Listed {
     pub error: Option<String>,
 }
 
-/// All images by name. A damaged one is a row that says so.
+/// All images by name. A damaged one is a row that says so, and so is what an unfinished build of one left.
 pub fn list(layout: &Layout) -> Result<Vec<Listed>> {
     let mut rows = Vec::new();
     for name in crate::fs::names(&layout.images_root)? {
+        if let Some(image) = layout.image_of_work(&name).filter(|image| !layout.image(image).dir.exists()) {
+            let hint = format!(
+                "it is being made, or that was cut off: `fireclaw image build {image}` goes on, `fireclaw image remove {image}` clears it"
+            );
+            rows.push(Listed {
+                name: image.to_string(),
+                system: None,
+                openclaw: None,
+                built_at: None,
+                allocated_bytes: space::allocated_below(&layout.images_root.join(&name)).unwrap_or(0),
+                error: Some(hint),
+            });
+            continue;
+        }
         let Ok(image) = name.parse::<ImageName>() else { continue };
         let paths = layout.image(&image);
         if !paths.dir.is_dir() || paths.dir.is_symlink() {
@@ -88,13 +101,14 @@ pub fn inspect(layout: &Layout, name: &ImageName) -> Result<Manifest> {
 
 /// Removes an image. Instances have copies and links of their own.
 pub fn remove(layout: &Layout, name: &ImageName) -> Result<()> {
-    let paths = must_exist(layout, name)?;
+    let work = layout.image_work(name);
+    let paths = if work.exists() { layout.image(name) } else { must_exist(layout, name)? };
     let _lock = hold(layout, name)?;
+    // What a build or an import that did not end has left.
+    crate::fs::remove_tree(&work)?;
     if name.is_default() {
-        for link in top_links(layout, &paths) {
-            if link.top.is_symlink() {
-                crate::fs::remove_file(&link.top)?;
-            }
+        for link in top_links(layout, &paths).iter().filter(|link| link.is_ours()) {
+            crate::fs::remove_file(&link.top)?;
         }
     }
     crate::fs::remove_tree(&paths.dir)?;
@@ -120,8 +134,13 @@ pub struct ImportRequest {
     pub initrd: Option<PathBuf>,
 }
 
-/// Makes an image of files that somebody else built. `built_at` is now, RFC 3339.
-pub fn import(layout: &Layout, request: &ImportRequest, built_at: &str) -> Result<Manifest> {
+/// Makes an image of files that somebody else built. `built_at` is now, RFC 3339. When it is asked to stop nothing is left.
+pub fn import(
+    layout: &Layout,
+    request: &ImportRequest,
+    built_at: &str,
+    interrupt: &Interrupt,
+) -> Result<Manifest> {
     check_kernel(&request.kernel)?;
     check_ext4(&request.rootfs)?;
     if let Some(initrd) = request.initrd.as_ref().filter(|path| !path.is_file()) {
@@ -132,7 +151,7 @@ pub fn import(layout: &Layout, request: &ImportRequest, built_at: &str) -> Resul
     crate::fs::remove_tree(&work)?;
     fs::create_dir_all(&work).context("create folder", work.display())?;
     let paths = Layout::image_in(work.clone());
-    let filled = fill(request, &paths, built_at)
+    let filled = fill(request, &paths, built_at, interrupt)
         .and_then(|manifest| publish(layout, &request.name, &work, &manifest).map(|()| manifest));
     if filled.is_err() {
         crate::fs::remove_tree(&work)?;
@@ -140,7 +159,12 @@ pub fn import(layout: &Layout, request: &ImportRequest, built_at: &str) -> Resul
     filled
 }
 
-fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<Manifest> {
+fn fill(
+    request: &ImportRequest,
+    paths: &ImagePaths,
+    built_at: &str,
+    interrupt: &Interrupt,
+) -> Result<Manifest> {
     let needed = space::allocated_bytes(&request.rootfs)?;
     let free = space::free_bytes(&paths.dir)?;
     if needed > free {
@@ -158,7 +182,7 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
         from.push((initrd, &paths.initrd));
     }
     for (source, target) in from {
-        crate::disk::copy_sparse(source, target)?;
+        crate::disk::copy_sparse(source, target, interrupt)?;
     }
     unpack_kernel(&paths.vmlinuz, &paths.vmlinux)?;
     Ok(Manifest {
@@ -177,7 +201,7 @@ fn fill(request: &ImportRequest, paths: &ImagePaths, built_at: &str) -> Result<M
             initrd: request.initrd.as_ref().map(|_| "initrd.img".to_owned()),
             cmdline: record_defaults::CMDLINE.to_owned(),
         },
-        files: checksums(&paths.dir)?,
+        files: checksums(&paths.dir, interrupt)?,
         packages: BTreeMap::new(),
         npm: BTreeMap::new(),
     })
@@ -194,8 +218,11 @@ pub fn unpack_kernel(packed: &Path, to: &Path) -> Result<()> {
     crate::fs::write(to, &plain, 0o644)
 }
 
+/// How much is read between two looks at whether to stop: well under a second.
+const PART: u64 = 64 << 20;
+
 /// The checksums of an image's files.
-pub fn checksums(dir: &Path) -> Result<BTreeMap<String, ImageFile>> {
+pub fn checksums(dir: &Path, interrupt: &Interrupt) -> Result<BTreeMap<String, ImageFile>> {
     let mut files = BTreeMap::new();
     for name in ["initrd.img", "rootfs.ext4", "vmlinux", "vmlinuz"] {
         let path = dir.join(name);
@@ -204,7 +231,15 @@ pub fn checksums(dir: &Path) -> Result<BTreeMap<String, ImageFile>> {
         }
         let mut hasher = Sha256::new();
         let mut file = File::open(&path).context("read", path.display())?;
-        let bytes = io::copy(&mut file, &mut hasher).context("read", path.display())?;
+        let mut bytes = 0;
+        loop {
+            interrupt.check()?;
+            let more = io::copy(&mut (&mut file).take(PART), &mut hasher).context("read", path.display())?;
+            bytes += more;
+            if more < PART {
+                break;
+            }
+        }
         let sha256 = format!("{:x}", hasher.finalize());
         files.insert(name.to_owned(), ImageFile { sha256, bytes });
     }
@@ -227,8 +262,7 @@ pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manife
     let paths = layout.image(name);
     if paths.dir.exists() {
         // The old image goes where the new one was made, and from there away.
-        renameat_with(CWD, work, CWD, paths.dir.as_path(), RenameFlags::EXCHANGE)
-            .context("publish", paths.dir.display())?;
+        crate::fs::exchange(work, &paths.dir)?;
     } else {
         fs::rename(work, &paths.dir).context("publish", paths.dir.display())?;
     }
@@ -236,14 +270,13 @@ pub fn publish(layout: &Layout, name: &ImageName, work: &Path, manifest: &Manife
     crate::fs::remove_tree(work)?;
     if name.is_default() {
         for link in top_links(layout, &paths) {
-            // A file that somebody put there by hand is theirs.
-            if link.top.exists() && !link.top.is_symlink() {
+            // What somebody put there by hand is theirs, be it a file or a link.
+            if link.top.symlink_metadata().is_ok() && !link.is_ours() {
                 continue;
             }
             crate::fs::remove_file(&link.top)?;
             if link.file.exists() {
-                symlink(Path::new(name.as_str()).join(link.name), &link.top)
-                    .context("link", link.top.display())?;
+                symlink(link.target(), &link.top).context("link", link.top.display())?;
             }
         }
     }
@@ -254,6 +287,16 @@ struct TopLink {
     name: &'static str,
     top: PathBuf,
     file: PathBuf,
+}
+
+impl TopLink {
+    fn target(&self) -> PathBuf {
+        Path::new(ImageName::DEFAULT).join(self.name)
+    }
+
+    fn is_ours(&self) -> bool {
+        fs::read_link(&self.top).is_ok_and(|target| target == self.target())
+    }
 }
 
 /// The default image's files at the top of the folder, where the Bash fireclaw looks.
@@ -296,7 +339,7 @@ mod tests {
         let (_dir, layout, kernel, rootfs) = world();
         let request = ImportRequest { name: ImageName::default(), kernel, rootfs, initrd: None };
         for _ in 0..2 {
-            let manifest = import(&layout, &request, "2026-01-01T00:00:00Z").unwrap();
+            let manifest = import(&layout, &request, "2026-01-01T00:00:00Z", &Interrupt::default()).unwrap();
             assert_eq!(manifest.files.len(), 3);
         }
         let rows = list(&layout).unwrap();
@@ -309,6 +352,53 @@ mod tests {
     }
 
     #[test]
+    fn an_import_that_is_asked_to_stop_leaves_nothing() {
+        let (_dir, layout, kernel, rootfs) = world();
+        let request = ImportRequest { name: ImageName::default(), kernel, rootfs, initrd: None };
+        let interrupt = Interrupt::default();
+        interrupt.ask();
+        assert_eq!(import(&layout, &request, "now", &interrupt).unwrap_err().get_kind(), Kind::Interrupted);
+        assert_eq!(crate::fs::names(&layout.images_root).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn links_of_somebody_else_stay_where_they_are() {
+        let (_dir, layout, kernel, rootfs) = world();
+        let theirs = layout.top_image().vmlinux;
+        fs::create_dir_all(&layout.images_root).unwrap();
+        symlink("vmlinux-6.1", &theirs).unwrap();
+        let request = ImportRequest { name: ImageName::default(), kernel, rootfs, initrd: None };
+        import(&layout, &request, "now", &Interrupt::default()).unwrap();
+        remove(&layout, &request.name).unwrap();
+        assert_eq!(fs::read_link(theirs).unwrap(), Path::new("vmlinux-6.1"));
+        assert_eq!(crate::fs::names(&layout.images_root).unwrap(), ["vmlinux"]);
+    }
+
+    #[test]
+    fn what_an_unfinished_build_left_is_a_row_and_can_be_removed() {
+        let (_dir, layout, ..) = world();
+        let name: ImageName = "mine".parse().unwrap();
+        fs::create_dir_all(layout.image_work(&name).join("tree")).unwrap();
+        fs::write(layout.image_work(&name).join("tree/file"), vec![7; 8192]).unwrap();
+        let rows = list(&layout).unwrap();
+        assert_eq!((rows.len(), rows[0].name.as_str()), (1, "mine"));
+        assert!(rows[0].allocated_bytes >= 8192 && rows[0].error.as_deref().unwrap().contains("remove mine"));
+        remove(&layout, &name).unwrap();
+        assert!(list(&layout).unwrap().is_empty());
+        assert_eq!(remove(&layout, &name).unwrap_err().get_kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_root_filesystem_that_is_cut_short_is_refused() {
+        let (_dir, layout, kernel, rootfs) = world();
+        File::options().write(true).open(&rootfs).unwrap().set_len(4 << 20).unwrap();
+        let request = ImportRequest { name: ImageName::default(), kernel, rootfs, initrd: None };
+        let error = import(&layout, &request, "now", &Interrupt::default()).unwrap_err();
+        assert_eq!(error.get_kind(), Kind::Refused);
+        assert!(error.one_line().contains("cut short"), "{}", error.one_line());
+    }
+
+    #[test]
     fn a_refused_import_leaves_nothing() {
         let (_dir, layout, kernel, rootfs) = world();
         for (kernel, rootfs) in [(&rootfs, &rootfs), (&kernel, &kernel)] {
@@ -318,7 +408,10 @@ mod tests {
                 rootfs: rootfs.clone(),
                 initrd: None,
             };
-            assert_eq!(import(&layout, &request, "now").unwrap_err().get_kind(), Kind::Refused);
+            assert_eq!(
+                import(&layout, &request, "now", &Interrupt::default()).unwrap_err().get_kind(),
+                Kind::Refused
+            );
         }
         assert!(!layout.images_root.exists());
     }

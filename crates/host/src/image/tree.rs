@@ -113,10 +113,13 @@ impl Tree {
         Cmd::new("unshare")
             .args(["--fork", "--pid", "--kill-child", "--mount", "--net", "--uts", "--ipc"])
             .arg(mount)
-            .arg("chroot")
+            // Stays root and the first process of the namespace, which ends with it: who changes its user is no longer told of its
+            // parent's end.
+            .args(["sh", "-c", "\"$@\" & wait $!", "sh", "chroot"])
             .arg(format!("--userspec={uid}:{gid}"))
             .arg(&self.root)
             .arg(program)
+            .dies_at_once()
             .about("the new root filesystem")
     }
 }

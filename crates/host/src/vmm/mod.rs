@@ -154,9 +154,20 @@ pub trait Vmm: Send + Sync {
         Err(no_snapshots(self.kind(), &spec.id))
     }
 
-    /// Whether a VMM that was started by [`VmSpec::resume`] still waits for its snapshot to be loaded.
-    fn awaits_memory(&self, _api_sock: &Path) -> bool {
+    /// The longest that such a writing of so much memory may take; the VMM answers nobody meanwhile.
+    fn longest_save(&self, _mem_mib: u32) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Whether a snapshot lies where only the VMM reaches it: one that it was started for by [`VmSpec::resume`] and has not
+    /// loaded, or one that it writes or wrote, while whoever asked for it has not taken it, and may be gone.
+    fn has_memory(&self, _api_sock: &Path) -> bool {
         false
+    }
+
+    /// Removes what is left there of a snapshot that nobody is going to take.
+    fn drop_memory(&self, _api_sock: &Path) -> Result<()> {
+        Ok(())
     }
 
     /// Whether the VMM that was started there has ended, as far as it can be told.

@@ -10,7 +10,7 @@ use crate::{exec::Cmd, image::recipe::SOURCE_DATE_EPOCH};
 impl Build<'_> {
     pub(super) fn pack(&mut self) -> Result<()> {
         let tree = self.tree();
-        for folder in ["/boot", "/tmp", "/var/cache/apt", "/var/lib/apt/lists", "/var/tmp"] {
+        for folder in ["/tmp", "/var/cache/apt", "/var/lib/apt/lists", "/var/tmp"] {
             for name in crate::fs::names(&self.below(folder))? {
                 crate::fs::remove_any(&self.below(folder).join(name))?;
             }

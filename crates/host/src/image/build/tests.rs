@@ -149,6 +149,41 @@ fn another_request_does_again_what_depends_on_it() {
     assert_eq!(steps[0], "root filesystem");
 }
 
+/// The kernel is taken out of the tree before it is packed, and must be there when only what comes before is another.
+#[test]
+fn a_newer_program_goes_on_with_a_build_that_failed_at_its_end() {
+    let place = Place::new();
+    *place.broken.lock().unwrap() = Some("mke2fs");
+    place.build().0.unwrap_err();
+    *place.broken.lock().unwrap() = None;
+    fs::write(&place.request.guest_binary, "a newer program").unwrap();
+    let (made, steps) = place.build();
+    made.unwrap();
+    assert_eq!(steps[0], "customise");
+}
+
+/// Once it may be exchanged with the image of before, what lies in the work folder is nobody's work to go on with.
+#[test]
+fn what_was_published_is_not_taken_for_unfinished_work() {
+    let place = Place::new();
+    let out = place.layout.image_work(&place.request.name).join("out");
+    let spoiled = FakeExec::new({
+        let works = place.exec.clone();
+        move |cmd| {
+            if cmd.line().contains("dpkg-query") {
+                fs::create_dir_all(out.join("manifest.json/in the way")).unwrap();
+            }
+            works.run(Cmd::new(&cmd.program).args(&cmd.args))
+        }
+    });
+    let mut progress = Silent(Vec::new());
+    build(&spoiled, &place.layout, &place.request, "now", &|_| None, &mut progress).unwrap_err();
+    assert_eq!(progress.0.last().unwrap(), "publish");
+    let (made, steps) = place.build();
+    made.unwrap();
+    assert_eq!(steps.len(), 8);
+}
+
 #[test]
 fn a_kernel_that_finds_no_disk_is_refused() {
     let place = Place::new();
