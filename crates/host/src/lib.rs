@@ -3,6 +3,7 @@
 //!
 //! Only [`exec`] starts programs, only [`tap`] and the few places that say why use `unsafe`.
 
+pub mod apt;
 pub mod cgroup;
 pub mod cores;
 pub mod disk;

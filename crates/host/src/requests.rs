@@ -159,12 +159,16 @@ impl Inbox {
 
     /// The wish to wake is dealt with; `failed` says why it was not fulfilled.
     pub fn woke(&self, failed: Option<&str>) -> Result<()> {
-        self.awake()?;
-        if let (Some(why), true) = (failed, self.dir.is_dir()) {
+        let awake = self.awake();
+        let told = match failed {
             // By a rename, which follows nothing that lies there.
-            fs::write(&self.dir.join(request::FAILED), why.as_bytes(), 0o644)?;
-        }
-        self.remove(&[request::WAKE])
+            Some(why) if self.dir.is_dir() => {
+                fs::write(&self.dir.join(request::FAILED), why.as_bytes(), 0o644)
+            }
+            _ => Ok(()),
+        };
+        // On a full disk too: a wish that stays is dealt with again at once, for ever.
+        self.remove(&[request::WAKE]).and(awake).and(told)
     }
 
     /// Whatever is asked cannot be dealt with: a proxy whose clients wait hears why, and stays awake.
@@ -223,6 +227,16 @@ mod tests {
         assert_eq!(requests.failure(), None);
         inbox.woke(None).unwrap();
         assert_eq!(requests.failure(), None);
+    }
+
+    /// As on a full disk: a wish that stays would be dealt with again at once, and again.
+    #[test]
+    fn a_wish_is_dealt_with_even_where_that_cannot_be_told() {
+        let (dir, requests, inbox) = folder();
+        requests.ask(Want::Wake).unwrap();
+        std::fs::create_dir_all(dir.path().join("requests").join(request::FAILED).join("x")).unwrap();
+        inbox.give_up("no room").unwrap_err();
+        assert_eq!(inbox.wanted(), None);
     }
 
     #[test]

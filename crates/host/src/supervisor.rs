@@ -113,6 +113,12 @@ pub trait Supervisor: Send + Sync {
     /// Whether it can do its work here, in a few words for `doctor`.
     fn check(&self) -> Result<String>;
 
+    /// Whether the services, or one of them, are still as the Bash fireclaw made them: a plain Firecracker and a socat, without our
+    /// sidecar, rules at boot, jail or limits. [`Supervisor::install`] replaces those that do not run.
+    fn has_older_services(&self, _id: &InstanceId) -> Result<bool> {
+        Ok(false)
+    }
+
     /// How what [`Supervisor::install`] made differs from what it would make now, a sentence each.
     fn drift(&self, _id: &InstanceId, _spec: &ServiceSpec) -> Result<Vec<String>> {
         Ok(Vec::new())

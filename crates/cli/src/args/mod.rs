@@ -9,7 +9,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use clone::CloneArgs;
 pub use containment::{EgressAction, KeyArgs, KeysAction};
-pub use setup::{ChangeFlags, ProvisionArgs, SetupArgs};
+pub use setup::{ChangeFlags, ProvisionArgs, SetupArgs, SupervisorFlag, VmmFlag};
 
 /// Run OpenClaw gateways, each in its own microVM.
 ///

@@ -84,10 +84,9 @@ pub struct ChangeFlags {
 }
 
 /// `--vmm`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum VmmFlag {
     /// Firecracker where it runs, else QEMU
-    #[default]
     Auto,
     /// Firecracker through its jailer
     Firecracker,
@@ -96,10 +95,9 @@ pub enum VmmFlag {
 }
 
 /// `--supervisor`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SupervisorFlag {
     /// What fits the host
-    #[default]
     Auto,
     /// systemd units
     Systemd,
@@ -187,12 +185,12 @@ pub struct SetupArgs {
     /// Initial ramdisk [default: `BASE_IMAGES_DIR/initrd.img`]
     #[arg(long, value_name = "FILE", help_heading = "The VM")]
     pub base_initrd: Option<PathBuf>,
-    /// The virtual machine monitor
-    #[arg(long, value_enum, default_value_t, help_heading = "The VM")]
-    pub vmm: VmmFlag,
-    /// Who keeps the VM running
-    #[arg(long, value_enum, default_value_t, help_heading = "The VM")]
-    pub supervisor: SupervisorFlag,
+    /// The virtual machine monitor [default: auto, or what the configuration says]
+    #[arg(long, value_enum, help_heading = "The VM")]
+    pub vmm: Option<VmmFlag>,
+    /// Who keeps the VM running [default: auto, or what the configuration says]
+    #[arg(long, value_enum, help_heading = "The VM")]
+    pub supervisor: Option<SupervisorFlag>,
     /// Resolvers in the guest [default: the host's, else 1.1.1.1,8.8.8.8]
     #[arg(long, value_name = "CSV", help_heading = "The VM")]
     pub dns: Option<String>,

@@ -268,10 +268,12 @@ pub struct RawSetup {
     pub base_rootfs: Option<PathBuf>,
     /// `--base-initrd`
     pub base_initrd: Option<PathBuf>,
-    /// `--vmm`, `None` for auto.
-    pub vmm: Option<VmmKind>,
-    /// `--supervisor`, `None` for auto.
-    pub supervisor: Option<SupervisorKind>,
+    /// `--vmm`, `Some(None)` for auto.
+    #[allow(clippy::option_option, reason = "not said, auto, and one by its name are three things")]
+    pub vmm: Option<Option<VmmKind>>,
+    /// `--supervisor`, `Some(None)` for auto.
+    #[allow(clippy::option_option, reason = "not said, auto, and one by its name are three things")]
+    pub supervisor: Option<Option<SupervisorKind>>,
     /// `--dns`
     pub dns: Option<String>,
 }
@@ -353,8 +355,8 @@ impl InstanceSpec {
                 None => settings.disk_size.clone(),
             },
             api_sock,
-            vmm: raw.vmm.or(settings.vmm),
-            supervisor: raw.supervisor.or(settings.supervisor),
+            vmm: raw.vmm.unwrap_or(settings.vmm),
+            supervisor: raw.supervisor.unwrap_or(settings.supervisor),
             dns: match &raw.dns {
                 Some(text) => Some(value::dns(text)?),
                 None => settings.dns.clone(),
@@ -414,6 +416,22 @@ mod tests {
         assert_eq!(InstanceSpec::resolve(&raw, &settings()).unwrap().runtime, Some(Runtime::Docker));
         raw.runtime = Some(Runtime::Native);
         assert_eq!(InstanceSpec::resolve(&raw, &settings()).unwrap_err().get_kind(), Kind::Refused);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_configuration_with_auto_as_well() {
+        let settings =
+            Settings::resolve(&|_| None, Some("vmm = \"qemu\"\nsupervisor = \"systemd\"\n")).unwrap();
+        let resolved = |vmm, supervisor| {
+            let raw = RawSetup { vmm, supervisor, ..raw() };
+            let spec = InstanceSpec::resolve(&raw, &settings).unwrap();
+            (spec.vmm, spec.supervisor)
+        };
+        let configured = (Some(VmmKind::Qemu), Some(SupervisorKind::Systemd));
+        assert_eq!(resolved(None, None), configured);
+        assert_eq!(resolved(Some(None), Some(None)), (None, None));
+        let named = (Some(VmmKind::Firecracker), Some(SupervisorKind::Embedded));
+        assert_eq!(resolved(Some(named.0), Some(named.1)), named);
     }
 
     #[test]

@@ -167,7 +167,26 @@ impl Supervisor for SystemdSupervisor {
             let bus = self.connect(self.patience).await?;
             let version = bus.version().await?;
             let mut outdated = false;
-            for (_, path, text) in self.texts(id, spec, &version) {
+            let texts = self.texts(id, spec, &version);
+            for service in Service::ALL {
+                let unit = service.unit(id);
+                let path = units::path(&self.layout, id, service);
+                match units::is_older(&self.layout, id, service) {
+                    Ok(false) => continue,
+                    Err(error) => return Ok(Err(error)),
+                    Ok(true) => {}
+                }
+                // What runs was started as it says, and is stopped as it says.
+                let state = Self::facts(&bus, unit.as_str()).await?.status(service).state;
+                let text = texts.iter().find(|(_, other, _)| *other == path).map(|(_, _, text)| text);
+                if let (State::Inactive | State::Failed, Some(text)) = (state, text) {
+                    if let Err(error) = units::adopt(&path, text) {
+                        return Ok(Err(error));
+                    }
+                    outdated = true;
+                }
+            }
+            for (_, path, text) in texts {
                 match units::write(&path, &text) {
                     Ok(wrote) => outdated |= wrote,
                     Err(error) => return Ok(Err(error)),
@@ -231,6 +250,15 @@ impl Supervisor for SystemdSupervisor {
         self.talk(async { self.connect(GLANCE).await?.version().await })
             .map(|version| format!("systemd {version} answers"))
             .map_err(|trouble| explain(trouble, "reach", "systemd"))
+    }
+
+    fn has_older_services(&self, id: &InstanceId) -> Result<bool> {
+        for service in Service::ALL {
+            if units::is_older(&self.layout, id, service)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn drift(&self, id: &InstanceId, spec: &ServiceSpec) -> Result<Vec<String>> {

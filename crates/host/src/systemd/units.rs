@@ -2,7 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use fireclaw_core::{error::Result, id::InstanceId, layout::Layout, render::systemd::is_ours};
+use fireclaw_core::{
+    error::Result,
+    id::InstanceId,
+    layout::Layout,
+    render::systemd::{is_of_bash, is_ours},
+};
 
 use crate::{fs, supervisor::Service};
 
@@ -36,6 +41,21 @@ pub(super) fn look(path: &Path, wanted: &str) -> Result<Found> {
         Some(text) if text.is_empty() || is_ours(&text) => Found::Outdated,
         Some(_) => Found::Foreign,
     })
+}
+
+/// Whether the unit of a service is still the Bash fireclaw's.
+pub(super) fn is_older(layout: &Layout, id: &InstanceId, service: Service) -> Result<bool> {
+    let path = path(layout, id, service);
+    if std::fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_symlink()) {
+        return Ok(false);
+    }
+    let script = layout.instance(id)?.start_script;
+    Ok(fs::read_if_there(&path)?.is_some_and(|text| is_of_bash(&text, &script)))
+}
+
+/// Puts ours in the place of one that is still the Bash fireclaw's.
+pub(super) fn adopt(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text.as_bytes(), 0o644)
 }
 
 /// Writes a unit file that is missing or outdated. True when it wrote.
