@@ -1,6 +1,6 @@
 //! The user that the gateway runs as and the folder of its state. Writes the user database by useradd.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fireclaw_core::{
     error::{Error, Result},
@@ -9,6 +9,7 @@ use fireclaw_core::{
         paths::{GuestPaths, StateFiles},
         system::{self, Account},
     },
+    id::InstanceId,
     spec::value::Runtime,
 };
 use fireclaw_host::exec::Cmd;
@@ -19,12 +20,15 @@ use super::{Guest, events::Events, files::Ownership};
 pub(super) struct Owner {
     pub(super) account: Account,
     pub(super) state: StateFiles,
+    /// Folders beside it that a container gets, and where.
+    pub(super) volumes: Vec<(PathBuf, &'static str)>,
 }
 
 /// Finds the user, makes it where there is none, and makes its state folder belong to whoever runs the gateway: the user itself,
 /// or the container's user of a fixed id. Says in `changed` what it did.
 pub(super) fn ensure(
     guest: &Guest<'_>,
+    id: &InstanceId,
     runtime: Runtime,
     events: &mut Events<'_>,
     changed: &mut Vec<String>,
@@ -38,8 +42,16 @@ pub(super) fn ensure(
     let mut account = find(guest)?
         .ok_or_else(|| Error::new("find", format!("user {USER}")).because("useradd did not make it"))?;
     let state = GuestPaths::state(&account.home);
+    let mut volumes = Vec::new();
     if runtime == Runtime::Docker {
         (account.uid, account.gid) = (USER_ID, USER_ID);
+        let older = GuestPaths::older_state(id, &account.home);
+        if guest.files.adopt_dir(&older.config, &state.dir)? {
+            events.step("take over what the Bash fireclaw kept");
+            changed.push("state".to_owned());
+        }
+        let there = older.volumes().into_iter().filter(|(folder, _)| guest.files.exists(folder));
+        volumes.extend(there.map(|(folder, place)| (folder.to_owned(), place)));
     }
     if guest.files.owned_dir(&state.dir, &account)? == Ownership::AnotherUsers {
         events.step(format!("hand {} over to its user", state.dir.display()));
@@ -47,7 +59,7 @@ pub(super) fn ensure(
         guest.files.owned_dir(&state.dir, &account)?;
         changed.push("owner".to_owned());
     }
-    Ok(Owner { account, state })
+    Ok(Owner { account, state, volumes })
 }
 
 /// The user, if there is one.

@@ -158,7 +158,7 @@ fn docker(args: &[&str]) -> Cmd {
 }
 
 fn parts<'a>(request: &'a ProvisionRequest, owner: &'a Owner, variables: &'a [&'a str]) -> Docker<'a> {
-    Docker { image: &request.openclaw_image, state: &owner.state.dir, variables }
+    Docker { image: &request.openclaw_image, state: &owner.state.dir, variables, volumes: &owner.volumes }
 }
 
 /// The unit that starts the container.

@@ -124,6 +124,29 @@ impl Files {
         fs::create_dir_all(self.paths.on_disk(path)).context("create folder", path.display())
     }
 
+    /// Gives a folder another place where there is none yet, and leaves a link to it: a unit that names the old place finds it there,
+    /// running or started anew. One step, so that there is never neither. False when there is nothing to do.
+    pub(super) fn adopt_dir(&self, from: &Path, to: &Path) -> Result<bool> {
+        let (old, new) = (self.paths.on_disk(from), self.paths.on_disk(to));
+        if !fs::symlink_metadata(&old).is_ok_and(|facts| facts.is_dir()) {
+            return Ok(false);
+        }
+        match fs::symlink_metadata(&new) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // What a run left that was cut off here: a link that leads to itself.
+            Ok(facts) if facts.is_symlink() && fs::read_link(&new).is_ok_and(|target| target == to) => {
+                durable::remove_file(&new)?;
+            }
+            _ => return Ok(false),
+        }
+        std::os::unix::fs::symlink(to, &new).context("link", to.display())?;
+        durable::exchange(&old, &new)?;
+        for path in [&old, &new] {
+            durable::sync_dir(path.parent().unwrap_or(Path::new("/")))?;
+        }
+        Ok(true)
+    }
+
     /// Makes a user's folder 0700; says what has to be done about its owner.
     pub(super) fn owned_dir(&self, path: &Path, owner: &Account) -> Result<Ownership> {
         let disk = self.paths.on_disk(path);

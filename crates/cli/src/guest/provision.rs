@@ -95,7 +95,13 @@ impl Run<'_, '_> {
         let hook = GuestPaths::shutdown_hook();
         self.guest.files.system_dir(hook.parent().unwrap_or(&hook))?;
         self.guest.files.write(&hook, SHUTDOWN_HOOK, 0o755)?;
-        let owner = account::ensure(self.guest, self.request.runtime, self.events, &mut self.changed)?;
+        let owner = account::ensure(
+            self.guest,
+            &self.request.instance_id,
+            self.request.runtime,
+            self.events,
+            &mut self.changed,
+        )?;
         let (unit, validate) = self.runtime(&owner)?;
         let environment = environment::render(self.request);
         let configuration = self.configuration(&owner, &environment)?;
@@ -190,6 +196,9 @@ impl Run<'_, '_> {
         if files.write(&self.files.unit, &target.unit, 0o644)? {
             self.changed.push("unit".to_owned());
         }
+        // Keys and token of before, which no unit names any more.
+        let older = GuestPaths::older_state(&self.request.instance_id, &owner.account.home);
+        files.remove(&older.environment)?;
         self.service.enable().map(drop)
     }
 

@@ -51,6 +51,28 @@ pub struct StateFiles {
     pub dotenv: PathBuf,
 }
 
+/// What the Bash fireclaw keeps apart in a home, a folder a mount of its container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OlderState {
+    /// What is `~/.openclaw` to OpenClaw: configuration, sessions, pairings.
+    pub config: PathBuf,
+    /// The environment of its container, with keys and token.
+    pub environment: PathBuf,
+    /// What the agent works on.
+    pub workspace: PathBuf,
+    /// The browser, and what else was installed for the agent.
+    pub tools: PathBuf,
+    /// The folder of the last two.
+    pub folder: PathBuf,
+}
+
+impl OlderState {
+    /// The folders that stay where they are, with the place where a container has them.
+    pub fn volumes(&self) -> [(&Path, &'static str); 2] {
+        [(&self.workspace, "/home/node/.openclaw/workspace"), (&self.tools, "/home/node/clawd/tools")]
+    }
+}
+
 /// The files that say which machine a guest is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityFiles {
@@ -150,6 +172,18 @@ impl GuestPaths {
             candidate: dir.join(".openclaw.json.candidate"),
             dotenv: dir.join(".env"),
             dir,
+        }
+    }
+
+    /// Where the Bash fireclaw keeps what a gateway works with, in its user's home.
+    pub fn older_state(id: &InstanceId, home: &Path) -> OlderState {
+        let (hidden, folder) = (home.join(format!(".openclaw-{id}")), home.join(format!("openclaw-{id}")));
+        OlderState {
+            config: hidden.join("config"),
+            environment: hidden.join("openclaw.env"),
+            workspace: folder.join("workspace"),
+            tools: folder.join("tools"),
+            folder,
         }
     }
 

@@ -127,6 +127,12 @@ impl Renewal {
         let mut edits = Vec::new();
         self.gateway(&files, disk, &mut edits)?;
         let channels = self.openclaw(&state, disk, &mut edits)?;
+        // What an instance that was the Bash fireclaw's keeps under its own name.
+        let [from, to] =
+            [&self.from, &self.to].map(|id| self.on_disk(&GuestPaths::older_state(id, &home).folder));
+        if disk.exists(&from)? {
+            edits.push(Edit::Rename(from, to));
+        }
         self.machine(&GuestPaths::identity(&home), disk, &mut edits)?;
         Ok(Edits { edits, channels })
     }

@@ -3,7 +3,10 @@
 //! It is ordered after nothing but what every service waits for, so that Node starts while the network and cloud-init are still
 //! coming up: OpenClaw needs neither to start.
 
-use std::{fmt::Write, path::Path};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use super::{EXIT_CONFIGURATION, GATEWAY_PORT, STOP_SECONDS, USER, paths::PRELOAD};
 use crate::id::InstanceId;
@@ -28,6 +31,8 @@ pub struct Docker<'a> {
     pub state: &'a Path,
     /// Names of the variables in the environment file.
     pub variables: &'a [&'a str],
+    /// Folders of the guest beside it, and where the container has them.
+    pub volumes: &'a [(PathBuf, &'static str)],
 }
 
 /// OpenClaw as a service of somebody else's: no second copy of itself, no update, no repair, no announcement.
@@ -88,8 +93,10 @@ pub fn container(id: &InstanceId) -> String {
 
 /// Arguments of `docker run` that the gateway and the check of its configuration share.
 pub fn docker_mounts(docker: &Docker<'_>) -> Vec<String> {
+    let more = docker.volumes.iter().map(|(from, to)| format!("{}:{to}", from.display()));
     [format!("{}:/home/node/.openclaw", docker.state.display()), format!("{PRELOAD}:{PRELOAD}:ro")]
         .into_iter()
+        .chain(more)
         .flat_map(|volume| ["--volume".to_owned(), volume])
         .collect()
 }
@@ -175,6 +182,7 @@ mod tests {
             image: "ghcr.io/openclaw/openclaw:latest",
             state: Path::new("/home/ubuntu/.openclaw"),
             variables: &["OPENCLAW_GATEWAY_TOKEN", "ANTHROPIC_API_KEY"],
+            volumes: &[],
         };
         let id = "my_bot-2".parse().unwrap();
         insta::assert_snapshot!(docker(&id, Path::new("/etc/fireclaw/openclaw-my_bot-2.env"), &parts));

@@ -35,6 +35,49 @@ fn a_container_is_pulled_configured_and_started() {
     assert_eq!(world.path(CONFIG).metadata().unwrap().uid(), 1000);
 }
 
+/// What its gateway knew is what ours goes on with; only the place of its folder is another, and is found under the old name too.
+#[test]
+fn what_the_bash_fireclaw_kept_is_taken_over() {
+    let Some(world) = world() else { return };
+    let (config, workspace) =
+        ("/home/ubuntu/.openclaw-my-bot/config", "/home/ubuntu/openclaw-my-bot/workspace");
+    for (path, text) in [
+        (
+            format!("{config}/openclaw.json"),
+            r#"{"gateway":{"auth":{"token":"old"}},"agents":{"list":[{"id":"mine"}]}}"#,
+        ),
+        (format!("{config}/sessions/one.jsonl"), "said"),
+        (format!("{workspace}/NOTES.md"), "noted"),
+        ("/home/ubuntu/openclaw-my-bot/tools/.playwright/chrome".to_owned(), "program"),
+        ("/home/ubuntu/.openclaw-my-bot/openclaw.env".to_owned(), "ANTHROPIC_API_KEY=sk-old"),
+    ] {
+        std::fs::create_dir_all(world.path(&path).parent().unwrap()).unwrap();
+        std::fs::write(world.path(&path), text).unwrap();
+    }
+    std::os::unix::fs::chown(world.path(config), Some(1000), Some(1000)).unwrap();
+    // A run that was cut off before it came to anything.
+    std::os::unix::fs::symlink("/home/ubuntu/.openclaw", world.path("/home/ubuntu/.openclaw")).unwrap();
+    let (done, _) = world.provisioned(&docker_request());
+    assert!(done.changed.contains(&"state".to_owned()), "{:?}", done.changed);
+    assert_eq!(world.text("/home/ubuntu/.openclaw/sessions/one.jsonl"), "said");
+    assert_eq!(
+        std::fs::read_link(world.path(config)).unwrap(),
+        std::path::Path::new("/home/ubuntu/.openclaw")
+    );
+    assert_eq!(world.config()["agents"]["list"], json!([{"id": "mine"}]));
+    assert_eq!(world.config()["gateway"]["auth"], json!({"mode": "token"}));
+    let unit = world.text(UNIT);
+    for volume in [
+        format!("{workspace}:/home/node/.openclaw/workspace"),
+        "/home/ubuntu/openclaw-my-bot/tools:/home/node/clawd/tools".to_owned(),
+    ] {
+        assert!(unit.contains(&format!("--volume {volume}")), "{unit}");
+    }
+    assert!(!world.path("/home/ubuntu/.openclaw-my-bot/openclaw.env").exists());
+    let (done, _) = world.provisioned(&docker_request());
+    assert_eq!((done.changed, done.restarted), (Vec::new(), false));
+}
+
 #[test]
 fn a_second_time_pulls_and_touches_nothing_else() {
     let Some(world) = world() else { return };
