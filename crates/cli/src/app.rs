@@ -102,6 +102,16 @@ impl App {
         Store::new(&self.settings)
     }
 
+    /// Tells of keys that only another version knows, before a record is written anew.
+    pub fn warn_of_unknown_keys(&self, record: &InstanceRecord) {
+        for key in record.unknown_keys() {
+            self.ui.warn(&format!(
+                "the record of `{}` has the unknown key {key}: it is kept, and changes nothing",
+                record.id
+            ));
+        }
+    }
+
     /// Takes an instance for this invocation.
     pub fn hold(&self, id: &InstanceId) -> Result<Lock> {
         lock::take(&self.settings.layout.instance(id)?.lock, &format!("instance `{id}`"))

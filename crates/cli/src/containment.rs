@@ -10,11 +10,13 @@ use std::{
 
 use fireclaw_core::{
     broker::Provider,
-    error::{Error, Result},
+    egress::EgressPolicy,
+    error::{Error, Kind, Result},
+    id::InstanceId,
     report::ContainmentReport,
     secret::Secret,
     sidecar::{Orders, Report, Usage},
-    spec::{EgressMode, KeyMode, ServiceSpec, Settings, SupervisorKind},
+    spec::{EgressMode, KeyMode, Rates, ServiceSpec, Settings, SupervisorKind},
     state::{InstanceRecord, ProviderKeys},
 };
 use fireclaw_host::{
@@ -199,6 +201,29 @@ pub fn warn_of_change(app: &App, before: &InstanceRecord, after: &InstanceRecord
             "the keys of before were in the guest, and traces of them may be: make new ones at the provider, then `fireclaw keys ID rotate`",
         );
     }
+}
+
+/// Whether a record asks for what the Bash fireclaw's services do not do.
+pub fn needs_own_services(record: &InstanceRecord) -> bool {
+    record.containment.keys == KeyMode::Broker
+        || record.containment.egress != EgressPolicy::default()
+        || record.idle.is_watched()
+        || record.rates != Rates::default()
+}
+
+/// Refuses what only services of ours do, for an instance that still runs in the Bash fireclaw's: a socat has no sidecar, and
+/// a plain Firecracker no jail to keep a memory in.
+pub fn need_own_services(app: &App, id: &InstanceId, verb: &'static str, object: String) -> Result<()> {
+    let record = app.store().load(id)?;
+    if !app.supervisor_of(&record).has_older_services(id)? {
+        return Ok(());
+    }
+    Err(Error::new(verb, object)
+        .kind(Kind::Refused)
+        .because(format!(
+            "`{id}` still runs in the services that the Bash fireclaw made; nothing was changed"
+        ))
+        .hint(format!("`fireclaw restart {id}` moves it to ours; then say it again")))
 }
 
 /// Refuses what needs the broker for an instance whose keys are in its guest.

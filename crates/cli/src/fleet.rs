@@ -164,6 +164,11 @@ fn interrupted(app: &App, id: &InstanceId) -> Option<String> {
         return None;
     }
     let operation = past.plan.operation;
+    if past.is_committed() && matches!(operation, Operation::Setup | Operation::Clone) {
+        return Some(format!(
+            "its {operation} was interrupted at its end; `fireclaw provision {id}` finishes it"
+        ));
+    }
     // The others name it by a flag, or beside another one.
     let of = match operation {
         Operation::Setup | Operation::Clone => String::new(),
@@ -329,7 +334,7 @@ fn checks(
             hint: Some(format!("`fireclaw provision {id}`")),
         });
     }
-    for (key, _) in &record.unknown {
+    for key in record.unknown_keys() {
         checks.push(StatusCheck {
             name: "record",
             ok: true,

@@ -9,7 +9,7 @@
 //! The manifest is the one sign of a snapshot: it is written when all else is on the disk, and removed before anything is resumed,
 //! so that nothing half-written is ever used and nothing is used twice.
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use fireclaw_core::{
     error::{Context, Error, Kind, Result},
@@ -26,12 +26,16 @@ use fireclaw_host::{
     requests::Inbox,
     snapshot,
     vmm::{self, SnapshotFiles, Start, VmSpec, Vmm, socket},
+    wait::{Probed, Requirement, until},
 };
 
-use crate::{app::App, clock, commands::run::vm_spec, rates};
+use crate::{app::App, clock, commands::run::vm_spec, containment, rates};
 
 /// What is left free beside the memory, for the guest's own disk and the logs.
 const SPARE: u64 = 256 << 20;
+
+/// A VMM that does nothing else answers at once, on a machine that is very busy a little later.
+const ANSWERS: Duration = Duration::from_secs(10);
 
 /// What a hibernated instance takes on the disk; `None` when it is not.
 pub fn bytes(app: &App, id: &InstanceId) -> Option<u64> {
@@ -67,6 +71,7 @@ pub fn check(app: &App, record: &InstanceRecord) -> Result<()> {
         // Says why, and names no file that would have to be there.
         return vmm_of(app, record)?.snapshot_version(&record.id, None).map(drop);
     }
+    containment::need_own_services(app, &record.id, "hibernate", format!("instance `{}`", record.id))?;
     let paths = app.settings.layout.instance(&record.id)?;
     let needed = (u64::from(record.mem_mib) << 20) + SPARE;
     let free = app.host.disks.free_bytes(&paths.dir)?;
@@ -112,18 +117,33 @@ pub fn save(app: &App, record: &InstanceRecord) -> Result<()> {
     })
 }
 
-/// Drops what was written, and lets a VM run on that is paused. Where there is no VM, or it runs, that is fine.
+/// Drops what was written, and lets a VM run on that is paused. Where there is no VM, or it runs, that is fine. One that still
+/// writes, whoever asked for it being gone, is waited for.
 pub fn let_run_on(app: &App, record: &InstanceRecord) -> Result<()> {
     let paths = app.settings.layout.instance(&record.id)?;
     discard(&paths)?;
     let vmm = vmm_of(app, record)?;
     let api_sock = crate::commands::run::api_sock(app, record)?;
-    match vmm.info(&api_sock) {
-        Ok(info) if info.state != "paused" => Ok(()),
-        Err(_) if !socket::is_listening(&api_sock) => Ok(()),
+    let writes = vmm.has_memory(&api_sock);
+    let requirement = Requirement {
+        description: format!("the VM of `{}` to go on", record.id),
+        deadline: if writes { vmm.longest_save(record.mem_mib).max(ANSWERS) } else { ANSWERS },
+        hint: format!(
+            "`fireclaw logs {} host` says what its VMM does; the next command tries again",
+            record.id
+        ),
+    };
+    let runs = until(&requirement, &app.interrupt, || match vmm.info(&api_sock) {
+        Ok(info) if info.state != "paused" => Probed::Ready(info.state == "running"),
+        Err(_) if !socket::is_listening(&api_sock) => Probed::Ready(false),
         // Paused, or too slow to say: a VM that runs takes it as well.
-        _ => vmm.resume(&api_sock),
-    }
+        _ => match vmm.resume(&api_sock) {
+            Ok(()) => Probed::Ready(true),
+            Err(error) => Probed::NotYet(error.one_line()),
+        },
+    })?;
+    // What it wrote would take its room until the VM ends. Of one that has not begun it is what it is about to load.
+    if runs { vmm.drop_memory(&api_sock) } else { Ok(()) }
 }
 
 /// Whether the VM runs, and is neither paused nor hung.

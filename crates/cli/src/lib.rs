@@ -10,6 +10,7 @@ mod crowd;
 pub mod deadlines;
 pub mod digest;
 pub mod doctor;
+mod draft;
 pub mod engine;
 pub mod fleet;
 pub mod gates;

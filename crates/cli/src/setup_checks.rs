@@ -9,7 +9,7 @@ use fireclaw_core::{
     layout::Layout,
     render::nft::may_resolve_at,
     spec::{
-        DiskKind, InstanceSpec, KvmFacts, Runtime, SupervisorKind, VmmKind,
+        DiskKind, InstanceSpec, KvmFacts, Runtime, Settings, SupervisorKind, VmmKind,
         release::PROGRAMS,
         request::Base,
         vmm_choice::{Arch, Presence, VmmChoice, VmmFacts, choose},
@@ -70,8 +70,15 @@ pub fn supervisor(app: &App, spec: &InstanceSpec) -> Result<SupervisorKind> {
     let supervisors = &app.host.supervisors;
     match spec.supervisor {
         Some(wanted) if !supervisors.has(wanted) => {
-            Err(Error::refused("--supervisor", wanted, "it is not PID 1 of this host")
-                .hint("leave the flag out, or say auto"))
+            let why = "it is not PID 1 of this host";
+            // Doctor says it of a configuration, as something to be mended there.
+            Err(if app.settings.supervisor == spec.supervisor {
+                Error::refused("supervisor of config.toml", wanted, why).kind(Kind::HostNotReady).hint(
+                    format!("say `supervisor = \"auto\"` in {}, or --supervisor auto", Settings::CONFIG_FILE),
+                )
+            } else {
+                Error::refused("--supervisor", wanted, why).hint("leave the flag out, or say auto")
+            })
         }
         Some(wanted) => Ok(wanted),
         None => Ok(supervisors.auto()),
@@ -128,15 +135,14 @@ fn has_image(app: &App, name: &ImageName) -> bool {
         || (name.is_default() && app.settings.layout.top_image().rootfs.exists())
 }
 
-/// What the disks of an instance are going to be. An image that is not there yet would be built.
-pub fn disks(app: &App, spec: &InstanceSpec) -> DiskKind {
-    match &spec.base {
-        Base::Files { .. } => DiskKind::Copy,
-        Base::Image(_) if missing_image(app, spec).is_some() => DiskKind::Shared,
-        // Without a manifest they are files that somebody put there.
-        Base::Image(name) => image::read_manifest(&app.settings.layout.image(name).manifest)
-            .map_or(DiskKind::Copy, |manifest| manifest.disks()),
-    }
+/// As [`boot`], where an image that is not there yet is one that would be built.
+pub fn expected_boot(app: &App, spec: &InstanceSpec, vmm: VmmKind) -> Result<Boot> {
+    let Some(name) = missing_image(app, spec) else { return boot(app, spec, vmm) };
+    disk::check_state_size(&spec.disk_size)?;
+    let paths = app.settings.layout.image(name);
+    let files = BaseFiles { kernel: paths.vmlinuz, rootfs: paths.rootfs, initrd: Some(paths.initrd) };
+    let boot = files_boot(files);
+    Ok(Boot { image: name.to_string(), disks: DiskKind::Shared, native: true, ..boot })
 }
 
 /// Finds and checks what the instance boots from.

@@ -8,7 +8,7 @@ use clap::Parser as _;
 use fireclaw::{
     args::{Cli, Command},
     commands::{destroy, status, token},
-    doctor,
+    doctor::{self, Purpose},
     engine::Entry,
     fleet,
 };
@@ -33,7 +33,7 @@ fn destroy_unforced(world: &World) -> Result<()> {
 }
 
 fn fix_of_instances(world: &World) -> String {
-    let findings = doctor::examine(&world.app, &[]);
+    let findings = doctor::examine(&world.app, &Purpose::of_settings(&world.app, Vec::new()));
     findings.iter().find(|finding| finding.name == "instances").unwrap().report().fix.unwrap()
 }
 

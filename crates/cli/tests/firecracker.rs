@@ -10,7 +10,7 @@ use std::{
 
 use fireclaw::{
     app::{App, Host},
-    doctor,
+    doctor::{self, Purpose},
     gates::HttpGates,
     ui::Ui,
 };
@@ -292,7 +292,8 @@ fn doctor_installs_from_the_source_that_is_named() {
         ui: Ui::plain(),
     };
     let mend = |source: &Source| {
-        let mut findings = doctor::examine_with(&app, &[], Some(source));
+        let mut findings =
+            doctor::examine(&app, &Purpose { from: Some(source), ..Purpose::of_settings(&app, Vec::new()) });
         // The other checks are of the machine that runs the test.
         findings.retain(|finding| finding.name == doctor::firecracker::NAME);
         assert!(findings.len() == 1 && findings[0].required && !findings[0].ok, "{findings:?}");

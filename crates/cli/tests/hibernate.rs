@@ -101,6 +101,13 @@ impl Bed {
         }
     }
 
+    /// What an operation that was cut off has left.
+    fn journal(&self, entries: &[Entry]) {
+        let lines: Vec<String> =
+            entries.iter().map(|entry| serde_json::to_string(entry).unwrap() + "\n").collect();
+        fs::write(&self.paths.journal, lines.concat().as_bytes(), 0o600).unwrap();
+    }
+
     #[track_caller]
     fn sleeps(&self) {
         let row = &fleet::rows(&self.world.app).unwrap()[0];
@@ -282,6 +289,23 @@ fn a_vm_that_could_not_be_ended_is_let_run_on_by_the_next_start() {
     assert_eq!((bed.vm(), bed.firecracker.state().as_str()), (State::Active, "Paused"));
     bed.run(&["start", "bot"]).unwrap();
     bed.runs();
+}
+
+/// Firecracker's API stands still while a memory is written, and goes on writing when whoever asked was killed.
+#[test]
+fn a_vm_whose_memory_is_still_written_for_nobody_is_waited_for() {
+    let bed = bed();
+    let plan = Plan::hibernate(&bed.record.id);
+    let saving = plan.actions.iter().position(|action| action.step == Step::SaveMemory).unwrap();
+    let mut lines = vec![Entry::Plan(plan)];
+    lines.extend((0..saving).flat_map(|done| [Entry::Begun(done), Entry::Done(done)]));
+    lines.push(Entry::Begun(saving));
+    bed.journal(&lines);
+    // Longer than one question and one order wait for their answers.
+    bed.firecracker.write_on_for(Duration::from_secs(5));
+    bed.run(&["start", "bot"]).unwrap();
+    bed.runs();
+    assert!(!bed.paths.journal.exists());
 }
 
 #[test]
@@ -490,7 +514,7 @@ fn an_idle_instance_is_put_to_sleep_and_woken_for_a_client() {
     let (bed, requests) = idle();
     let app = &bed.world.app;
     requests.ask(Want::Sleep).unwrap();
-    attend::run(app, "bot").unwrap();
+    attend::serve(app, &"bot".parse().unwrap()).unwrap();
     bed.sleeps();
     assert!(requests.is_asleep() && !requests.is_open(Want::Sleep));
     // Its proxy stays, and nobody asks it how the gateway is: that would be a client.
@@ -501,7 +525,7 @@ fn an_idle_instance_is_put_to_sleep_and_woken_for_a_client() {
     bed.firecracker.end();
 
     requests.ask(Want::Wake).unwrap();
-    attend::run(app, "bot").unwrap();
+    attend::serve(app, &"bot".parse().unwrap()).unwrap();
     assert_eq!(bed.vm(), State::Active);
     assert!(!requests.is_asleep() && !requests.is_open(Want::Wake) && requests.failure().is_none());
     let said: Vec<String> = bed.shell.said().into_iter().map(|said| said.line).collect();
@@ -523,7 +547,7 @@ fn its_owner_need_not_wait_while_its_clock_is_stepped() {
     });
     bed.world.app.host.shell = Arc::new(shell);
     requests.ask(Want::Wake).unwrap();
-    attend::run(&bed.world.app, "bot").unwrap();
+    attend::serve(&bed.world.app, &"bot".parse().unwrap()).unwrap();
     assert!(free.load(Ordering::Relaxed), "the instance was held");
 }
 
@@ -565,7 +589,7 @@ fn an_instance_that_works_or_is_worked_on_stays_awake() {
         let (mut bed, requests) = idle();
         let _held = keep(&mut bed);
         requests.ask(Want::Sleep).unwrap();
-        attend::run(&bed.world.app, "bot").unwrap();
+        attend::serve(&bed.world.app, &"bot".parse().unwrap()).unwrap();
         assert!(!requests.is_asleep() && !requests.is_open(Want::Sleep), "{what}");
         bed.firecracker.mend();
         bed.runs();
@@ -576,7 +600,7 @@ fn an_instance_that_works_or_is_worked_on_stays_awake() {
     bed.record.idle.even_with_channels = true;
     bed.world.app.store().save(&bed.record).unwrap();
     requests.ask(Want::Sleep).unwrap();
-    attend::run(&bed.world.app, "bot").unwrap();
+    attend::serve(&bed.world.app, &"bot".parse().unwrap()).unwrap();
     bed.sleeps();
 }
 
@@ -587,22 +611,20 @@ fn only_what_sleeps_is_woken() {
     // It runs, and another command holds it: its client does not wait for that.
     let held = app.hold(&bed.record.id).unwrap();
     requests.ask(Want::Wake).unwrap();
-    attend::run(app, "bot").unwrap();
+    attend::serve(app, &"bot".parse().unwrap()).unwrap();
     assert_eq!(requests.failure(), None);
     drop(held);
     // Nobody works on it any more, and whoever did left it paused.
     bed.firecracker.pause();
     let plan = Plan::doze(&bed.record.id);
-    let lines = [Entry::Plan(plan), Entry::Begun(0), Entry::Done(0), Entry::Begun(1)];
-    let lines = lines.map(|entry| serde_json::to_string(&entry).unwrap() + "\n").concat();
-    fs::write(&bed.paths.journal, lines.as_bytes(), 0o600).unwrap();
+    bed.journal(&[Entry::Plan(plan), Entry::Begun(0), Entry::Done(0), Entry::Begun(1)]);
     fs::remove_file(&bed.paths.lock).unwrap();
     requests.ask(Want::Wake).unwrap();
-    attend::run(app, "bot").unwrap();
+    attend::serve(app, &"bot".parse().unwrap()).unwrap();
     bed.runs();
     bed.run(&["stop", "bot"]).unwrap();
     requests.ask(Want::Wake).unwrap();
-    attend::run(app, "bot").unwrap();
+    attend::serve(app, &"bot".parse().unwrap()).unwrap();
     assert!(requests.failure().unwrap().contains("it does not sleep: its VM is down"));
     assert_eq!(bed.vm(), State::Inactive);
 }
@@ -611,7 +633,7 @@ fn only_what_sleeps_is_woken() {
 fn a_start_by_hand_is_known_to_the_proxy() {
     let (bed, requests) = idle();
     requests.ask(Want::Sleep).unwrap();
-    attend::run(&bed.world.app, "bot").unwrap();
+    attend::serve(&bed.world.app, &"bot".parse().unwrap()).unwrap();
     bed.firecracker.end();
     bed.run(&["start", "bot"]).unwrap();
     assert!(!requests.is_asleep());

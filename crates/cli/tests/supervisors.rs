@@ -7,7 +7,9 @@ use clap::Parser as _;
 use fireclaw::{
     args::{Cli, Command},
     commands::{lifecycle, logs},
-    containment, doctor, fleet,
+    containment,
+    doctor::{self, Purpose},
+    fleet,
     gates::GatewayProbe,
 };
 use std::{
@@ -277,7 +279,7 @@ fn doctor_finds_units_that_are_gone_and_writes_them() {
     let world = world().with_systemd();
     run_setup(&world.app, "bot").unwrap();
     let units = |world: &World| {
-        let findings = doctor::examine(&world.app, &[]);
+        let findings = doctor::examine(&world.app, &Purpose::of_settings(&world.app, Vec::new()));
         findings.into_iter().find(|finding| finding.name == "units").unwrap()
     };
     assert!(units(&world).ok);
@@ -297,7 +299,7 @@ fn rules_that_somebody_took_away_are_put_back() {
     }
     let whole = world.network.state().firewall;
     let look = || {
-        let findings = doctor::examine(&world.app, &[]);
+        let findings = doctor::examine(&world.app, &Purpose::of_settings(&world.app, Vec::new()));
         findings.into_iter().find(|finding| finding.name == "firewall").unwrap()
     };
     // The fake supervisor attaches nothing: a VM's tap is what tells that rules are missed.

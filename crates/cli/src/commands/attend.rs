@@ -9,6 +9,7 @@ use fireclaw_core::{
     activity,
     error::{Error, Kind, Result},
     id::InstanceId,
+    layout::Layout,
     plan::Plan,
     state::InstanceRecord,
 };
@@ -28,11 +29,27 @@ const HELD: Duration = Duration::from_mins(15);
 /// A look at the guest is a login and one command.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Deals with requests until there is none.
-pub fn run(app: &App, id: &str) -> Result<()> {
-    app.need_root()?;
+/// Deals with requests until there is none. Where that cannot even begin (settings or a record that cannot be read), whoever asks
+/// is told: systemd starts this for as long as a request lies there, and would again and again.
+pub fn run(app: Result<App>, id: &str) -> Result<()> {
     let id: InstanceId = id.parse()?;
-    let record = app.store().load(&id)?;
+    let done = app.and_then(|app| serve(&app, &id));
+    if let Err(error) = &done {
+        // The embedded supervisor sees to its own folder.
+        give_up(&Inbox::new(Layout::unit_run(&id)), error);
+    }
+    done
+}
+
+/// The error itself goes to the journal; what stays unsaid beside it is of no use to anybody.
+fn give_up(inbox: &Inbox, error: &Error) {
+    let _ = inbox.give_up(&error.one_line());
+}
+
+/// As [`run`], for one that could begin.
+pub fn serve(app: &App, id: &InstanceId) -> Result<()> {
+    app.need_root()?;
+    let record = app.store().load(id)?;
     let inbox = hibernate::inbox(app, &record)?;
     while let Some(want) = inbox.wanted() {
         match want {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use fireclaw_core::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     id::InstanceId,
     layout::InstancePaths,
     spec::SupervisorKind,
@@ -17,7 +17,7 @@ use fireclaw_host::{
     fs,
     supervisor::Service,
     systemd::journal,
-    vmm::{self, console},
+    vmm::{self, console, socket},
     wait::{Probed, Requirement, until},
 };
 
@@ -40,15 +40,28 @@ pub fn run(app: &App, id: &str, ended: bool) -> Result<ExitCode> {
 }
 
 /// Removes what a run left that has ended; never to be called while its VM runs.
-pub(super) fn leftovers(app: &App, record: &InstanceRecord) -> Result<()> {
+pub fn leftovers(app: &App, record: &InstanceRecord) -> Result<()> {
     let paths = app.settings.layout.instance(&record.id)?;
+    let api_sock = api_sock(app, record)?;
+    // One that was started by hand, beside its service: its socket is all that keeps a second VM off its disk.
+    if socket::is_listening(&api_sock) {
+        return Err(by_hand(&record.id, "clean up after"));
+    }
     fs::remove_file(&paths.halting)?;
     app.host.network.detach(&record.id, &record.vm_tap)?;
-    vmm::clean(&api_sock(app, record)?, &paths.jail_dir)?;
+    vmm::clean(&api_sock, &paths.jail_dir)?;
     if let (SupervisorKind::Embedded, Some(controllers)) = (app.supervised_by(record), Controllers::find()?) {
         controllers.leave(&record.id)?;
     }
     Ok(())
+}
+
+/// The refusal of what must not be done while a VM runs that no service keeps.
+pub fn by_hand(id: &InstanceId, verb: &'static str) -> Error {
+    Error::new(verb, format!("the VM of `{id}`"))
+        .kind(Kind::Refused)
+        .because("it runs outside of its service, as `start-vm.sh` starts it")
+        .hint(format!("`fireclaw stop {id}` ends it"))
 }
 
 /// Whether the VM ended well, by itself, and because its guest restarts.

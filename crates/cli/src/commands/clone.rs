@@ -15,18 +15,22 @@ use fireclaw_core::{
 use fireclaw_host::{
     keys, lock,
     supervisor::{Service, State},
+    vmm::socket,
 };
 
 use super::{
+    clean::by_hand,
     lifecycle,
-    setup::{ALLOCATION, free_addresses, made},
+    run::api_sock,
+    setup::{ALLOCATION, made},
     show_plan,
 };
 use crate::{
     app::App,
     args::CloneArgs,
     clock, containment,
-    doctor::{self, Need},
+    doctor::{self, Need, Purpose},
+    draft::free_addresses,
     fleet,
     setup_checks::{self as checks, MayInstall},
     steps::{Origin, Steps},
@@ -59,7 +63,9 @@ pub fn run(app: &App, args: &CloneArgs) -> Result<()> {
     request.may_be_carried_out(app, &source)?;
     let mem_mib = request.mem_mib.unwrap_or(source.mem_mib);
     checks::memory(app, mem_mib)?;
-    doctor::must_be_ready(&doctor::examine(app, &Need::to_run(source.vmm)))?;
+    let needs = Need::to_run(source.vmm);
+    let purpose = Purpose { supervisor: app.supervised_by(&source), ..Purpose::of_settings(app, needs) };
+    doctor::must_be_ready(&doctor::examine(app, &purpose))?;
     choose(Some(source.vmm), &checks::vmm_facts(app, MayInstall::default())?)?;
     let allocation_lock =
         lock::wait_for(&app.settings.layout.allocation_lock(), "addresses", ALLOCATION, &app.interrupt)?;
@@ -121,6 +127,9 @@ fn must_be_at_rest(app: &App, source: &InstanceRecord) -> Result<()> {
             return Err(Error::refused("instance", id, "is running, and its disk changes all the time")
                 .hint(format!("`fireclaw stop {id}` or `fireclaw hibernate {id}` first")));
         }
+    }
+    if socket::is_listening(&api_sock(app, source)?) {
+        return Err(by_hand(id, "copy"));
     }
     checks::disk_is_there(id, app.settings.layout.instance(id)?.written_disk(source.disks))
 }

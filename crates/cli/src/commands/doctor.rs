@@ -11,7 +11,7 @@ use fireclaw_core::{
 use crate::{
     app::App,
     args::Output,
-    doctor::{self, Need},
+    doctor::{self, Need, Purpose},
     setup_checks, ui,
 };
 
@@ -21,12 +21,15 @@ pub fn run(app: &App, fix: bool, from: Option<&str>, output: Output) -> Result<E
     let from = from.map(Source::parse).transpose()?;
     let mut needs = Need::to_run(setup_checks::likely_vmm(app));
     needs.push(Need::ImageBuild);
-    let mut findings = doctor::examine_with(app, &needs, from.as_ref());
+    let mut purpose = Purpose::of_settings(app, needs);
+    purpose.from = from.as_ref();
+    let mut findings = doctor::examine(app, &purpose);
     if fix {
         let mut progress = app.ui.progress();
         progress.step("mend the host", |watch| doctor::mend(app, &findings, watch))?;
         // What was asked for is done, or has failed: this look is as anybody's.
-        findings = doctor::examine(app, &needs);
+        purpose.from = None;
+        findings = doctor::examine(app, &purpose);
     }
     let ok = findings.iter().all(|finding| finding.ok || !finding.required);
     let checks: Vec<_> = findings.iter().map(doctor::Finding::report).collect();

@@ -58,7 +58,11 @@ fn set(
     // Read again: recovery may have changed it.
     let mut record = app.store().load(id)?;
     record.containment.egress = change(&record)?;
+    if containment::needs_own_services(&record) {
+        containment::need_own_services(app, id, "change", format!("the egress policy of `{id}`"))?;
+    }
     containment::warn(app, &record);
+    app.warn_of_unknown_keys(&record);
     app.store().save(&record)?;
     containment::apply(app, &record)?;
     show(app, &record, json)

@@ -71,6 +71,7 @@ fn change(
     let told = containment::guest_keys(&record).1.contains_key(provider.id());
     let brings = key.is_some();
     provider.set_key(&mut record.keys, key);
+    app.warn_of_unknown_keys(&record);
     app.store().save(&record)?;
     containment::apply(app, &record)?;
     if brings && !told {

@@ -71,7 +71,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Run { id, forking } => run::run(&app(true)?, &id, forking),
         Command::Halt { id, timeout } => done(halt::run(&app(true)?, &id, timeout)),
         Command::Resume { id, vmm_pid, detach } => done(resume::run(&app(false)?, &id, vmm_pid, detach)),
-        Command::Attend { id } => done(attend::run(&app(true)?, &id)),
+        Command::Attend { id } => done(attend::run(app(true), &id)),
         Command::Clean { id, ended } => clean::run(&app(true)?, &id, ended),
         Command::Supervise { id } => done(supervise::run(&app(true)?, &id)),
         Command::Proxy { id } => done(proxy::run(&app(true)?, &id)),

@@ -30,6 +30,7 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
     let record = app.store().load(&id)?;
     let changed = containment::completed(changes.apply(&record)?, false)?;
     check_bot_is_free(&changed, &app.store().records()?)?;
+    app.warn_of_unknown_keys(&changed);
     setup_checks::warn_of_missing_key(app, &changed);
     containment::warn(app, &changed);
     containment::warn_of_idle(app, &changed);
@@ -40,6 +41,9 @@ pub fn run(app: &App, args: &ProvisionArgs) -> Result<()> {
         return Err(Error::new("provision", format!("instance `{id}`"))
             .because(format!("{how}; nothing was changed"))
             .hint(format!("`fireclaw start {id}`, then provision again")));
+    }
+    if containment::needs_own_services(&changed) {
+        containment::need_own_services(app, &id, "change", format!("the settings of `{id}`"))?;
     }
     let mut steps = Steps::of_existing(app, &id).changing_to(changed);
     let times = app.carry_out(&plan, &mut steps, &mut progress)?;

@@ -34,7 +34,7 @@ pub fn run(app: &App, id: &str, vmm_pid: Option<i32>, detach: bool) -> Result<()
         return leave_behind(app, &record.id, pid);
     }
     let vmm = hibernate::vmm_of(app, &record)?;
-    if !vmm.awaits_memory(&api_sock(app, &record)?) || go_on(app, &record, &*vmm).is_ok() {
+    if !vmm.has_memory(&api_sock(app, &record)?) || go_on(app, &record, &*vmm).is_ok() {
         return Ok(());
     }
     // One that waits for nothing would wait for ever. Mostly it has ended by itself.

@@ -3,28 +3,24 @@
 use std::time::Duration;
 
 use fireclaw_core::{
-    alloc::{Allocation, allocate},
+    alloc::Allocation,
     error::{Error, Kind, Result},
     guest::GATEWAY_PORT,
-    id::InstanceId,
     layout::InstancePaths,
     plan::{Action, Direction, Plan, Step},
     report::{SetupReport, StepTime},
-    spec::{
-        Idle, InstanceSpec, NetworkSpec, Rates, RawSetup, VmmKind, release::Source,
-        request::check_bot_is_free, vmm_choice::VmmChoice,
-    },
-    state::{Containment, Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
+    spec::{InstanceSpec, NetworkSpec, RawSetup, VmmKind, release::Source, vmm_choice::VmmChoice},
+    state::InstanceRecord,
 };
-use fireclaw_host::{keys, lock};
+use fireclaw_host::lock;
 
 use super::{image, show_plan};
 use crate::{
     app::App,
-    args::SetupArgs,
-    clock, containment,
-    doctor::{self, Need},
-    fleet, secrets,
+    args::{SetupArgs, SupervisorFlag, VmmFlag},
+    containment,
+    doctor::{self, Need, Purpose},
+    draft, fleet, secrets,
     setup_checks::{self as checks, Boot},
     steps::Steps,
     ui::{Progress, seconds},
@@ -47,9 +43,9 @@ pub fn run(app: &App, args: &SetupArgs) -> Result<()> {
     let _held = app.hold(&spec.id)?;
     app.recover(&spec.id, &mut progress)?;
     checks::must_be_new(app, &spec.id, "--instance")?;
-    checks::memory(app, spec.mem_mib)?;
     let mut times = Vec::new();
     let choice = checks::vmm(app, &spec, args.yes || from.is_some())?;
+    foreseen(app, &spec, &choice)?;
     ready_host(app, args, &spec, &choice, from.as_ref(), &mut progress, &mut times)?;
     let boot = checks::boot(app, &spec, choice.vmm)?;
     let (mut steps, plan, record) = plan(app, &spec, &choice, &boot)?;
@@ -74,8 +70,8 @@ fn raw(args: &SetupArgs, changes: fireclaw_core::spec::RawChanges) -> RawSetup {
         base_kernel: args.base_kernel.clone(),
         base_rootfs: args.base_rootfs.clone(),
         base_initrd: args.base_initrd.clone(),
-        vmm: args.vmm.wanted(),
-        supervisor: args.supervisor.wanted(),
+        vmm: args.vmm.map(VmmFlag::wanted),
+        supervisor: args.supervisor.map(SupervisorFlag::wanted),
         dns: args.dns.clone(),
     }
 }
@@ -97,17 +93,22 @@ fn ready_host(
     }
     // A source is for the VMM that is used: on a host that emulates it changes nothing.
     let from = from.filter(|_| choice.vmm == VmmKind::Firecracker);
-    let findings = doctor::examine_with(app, &needs, from);
+    let auto = || app.host.supervisors.auto();
+    let mut purpose = Purpose { needs, supervisor: spec.supervisor.unwrap_or_else(auto), from };
+    let findings = doctor::examine(app, &purpose);
     if doctor::must_be_ready(&findings).is_err() {
         // Who names a source of Firecracker has said yes to it, and to nothing else.
         let said =
             from.is_some() && lacking(&findings).all(|finding| finding.name == doctor::firecracker::NAME);
+        // What nobody asked for is not brought along.
+        let lacks: Vec<doctor::Finding> = lacking(&findings).cloned().collect();
         if said || consents(app, args, &question(&findings)) {
             let ((), time) =
-                progress.step("make the host ready", |watch| doctor::mend(app, &findings, watch))?;
+                progress.step("make the host ready", |watch| doctor::mend(app, &lacks, watch))?;
             times.push(time);
         }
-        doctor::must_be_ready(&doctor::examine(app, &needs))?;
+        purpose.from = None;
+        doctor::must_be_ready(&doctor::examine(app, &purpose))?;
     }
     if let Some(name) = image {
         if !consents(
@@ -148,54 +149,10 @@ fn plan<'a>(
     choice: &VmmChoice,
     boot: &Boot,
 ) -> Result<(Steps<'a>, Plan, InstanceRecord)> {
-    let runtime = checks::runtime(spec, boot)?;
-    let supervisor = checks::supervisor(app, spec)?;
     let allocation_lock =
         lock::wait_for(&app.settings.layout.allocation_lock(), "addresses", ALLOCATION, &app.interrupt)?;
-    let allocation = free_addresses(app, &spec.id, spec.host_port)?;
-    let fresh = InstanceRecord {
-        format: Format::PlainV2,
-        id: spec.id.clone(),
-        host_port: allocation.host_port,
-        vm_ip: allocation.vm_ip,
-        vm_tap: allocation.vm_tap,
-        vm_mac: allocation.vm_mac,
-        gateway_token: keys::random_token(&keys::SystemEntropy)?,
-        model: defaults::MODEL.to_owned(),
-        skills: fireclaw_core::spec::value::skills(defaults::SKILLS)?,
-        telegram_token: None,
-        telegram_users: Vec::new(),
-        odd_users: Vec::new(),
-        openclaw_image: app.settings.openclaw_image.clone(),
-        vcpu: spec.vcpu,
-        mem_mib: spec.mem_mib,
-        disk_size: spec.disk_size.clone(),
-        api_sock: match &spec.api_sock {
-            Some(path) => path.clone(),
-            None => app.settings.layout.instance(&spec.id)?.api_sock,
-        },
-        ssh_key_path: app.settings.ssh_key_path.clone(),
-        skip_browser_install: false,
-        keys: ProviderKeys::default(),
-        vmm: choice.vmm,
-        vmm_is_chosen: true,
-        supervisor,
-        runtime,
-        image: boot.image.clone(),
-        disks: boot.disks,
-        cmdline: boot.cmdline.clone(),
-        dns: checks::resolvers(spec, &checks::host_resolv_conf(), &app.host.network.own_addresses()?),
-        created_at: clock::now_rfc3339(),
-        network: app.settings.network.clone(),
-        provisioned: false,
-        containment: Containment::default(),
-        rates: Rates::default(),
-        idle: Idle::default(),
-        unknown: Vec::new(),
-        unknown_vars: Vec::new(),
-    };
-    let record = containment::completed(spec.changes.apply(&fresh)?, spec.changes.key_mode().is_none())?;
-    check_bot_is_free(&record, &app.store().records()?)?;
+    let allocation = draft::free_addresses(app, &spec.id, spec.host_port)?;
+    let record = draft::of(app, spec, choice.vmm, boot, &allocation)?;
     checks::warn_of_missing_key(app, &record);
     containment::warn(app, &record);
     containment::warn_of_idle(app, &record);
@@ -203,32 +160,33 @@ fn plan<'a>(
     Ok((steps, Plan::setup(&spec.id), record))
 }
 
-/// What a new instance would get. Under the allocation's lock where it is to be kept.
-pub(super) fn free_addresses(app: &App, id: &InstanceId, host_port: Option<u16>) -> Result<Allocation> {
-    let mut taken = app.store().taken()?;
-    taken.links.extend(app.host.network.links()?);
-    taken.listening = app.host.network.listening_ports()?;
-    allocate(id, &app.settings.network, app.settings.base_port, host_port, &taken)
+/// What the instance would be if nothing changed on this host meanwhile. Refuses all that can be refused before the host is made
+/// ready and an image is built.
+fn foreseen(app: &App, spec: &InstanceSpec, choice: &VmmChoice) -> Result<(Allocation, InstanceRecord)> {
+    checks::memory(app, spec.mem_mib)?;
+    let boot = checks::expected_boot(app, spec, choice.vmm)?;
+    let allocation = draft::free_addresses(app, &spec.id, spec.host_port)?;
+    let record = draft::of(app, spec, choice.vmm, &boot, &allocation)?;
+    Ok((allocation, record))
 }
 
 fn dry_run(app: &App, args: &SetupArgs, spec: &InstanceSpec) -> Result<()> {
     checks::must_be_new(app, &spec.id, "--instance")?;
-    let allocation = free_addresses(app, &spec.id, spec.host_port)?;
     let choice = checks::vmm(app, spec, args.yes || args.firecracker_from.is_some())?;
+    let (allocation, record) = foreseen(app, spec, &choice)?;
     let paths = app.settings.layout.instance(&spec.id)?;
     let NetworkSpec { bridge, subnet, .. } = &app.settings.network;
     show_plan(app.ui, args.output, &Plan::setup(&spec.id), |action: &Action| {
         match (action.step, action.direction) {
             (Step::CreateDisk, Direction::Apply) => {
-                let disks = checks::disks(app, spec);
-                format!("{} of {}", paths.written_disk(disks).display(), spec.disk_size)
+                format!("{} of {}", paths.written_disk(record.disks).display(), record.disk_size)
             }
             (Step::JoinNetwork, Direction::Apply) => format!("bridge {bridge}, {subnet}"),
             (Step::StartVm, Direction::Apply) => format!(
                 "{} with {} vCPU and {} MiB, {}",
-                choice.vmm,
-                spec.vcpu,
-                spec.mem_mib,
+                record.vmm,
+                record.vcpu,
+                record.mem_mib,
                 if choice.kvm { "on KVM" } else { "emulated" }
             ),
             _ => made(*action, &paths, &allocation),

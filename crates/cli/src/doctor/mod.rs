@@ -9,11 +9,14 @@ mod supervisor;
 use fireclaw_core::{
     error::{Error, Kind, Result},
     report::DoctorCheck,
-    spec::release::Source,
+    spec::{SupervisorKind, release::Source},
 };
 pub use packages::{Need, QEMU};
 
-use crate::{app::App, engine::Observer};
+use crate::{
+    app::App,
+    engine::{Observer, together},
+};
 
 /// What mends a failed check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,22 +82,37 @@ impl Finding {
     }
 }
 
-/// Looks at the whole host for the given needs.
-pub fn examine(app: &App, needs: &[Need]) -> Vec<Finding> {
-    examine_with(app, needs, None)
+/// What the host is looked at for.
+#[derive(Debug, Clone)]
+pub struct Purpose<'a> {
+    /// The programs.
+    pub needs: Vec<Need>,
+    /// Who is to keep an instance running.
+    pub supervisor: SupervisorKind,
+    /// Where the user wants Firecracker from, whichever is there.
+    pub from: Option<&'a Source>,
 }
 
-/// Looks at the whole host. `from` is where the user wants Firecracker from, whichever is there.
-pub fn examine_with(app: &App, needs: &[Need], from: Option<&Source>) -> Vec<Finding> {
+impl Purpose<'_> {
+    /// Whatever the settings say, with the Firecracker that is there.
+    pub fn of_settings(app: &App, needs: Vec<Need>) -> Self {
+        let auto = || app.host.supervisors.auto();
+        Self { needs, supervisor: app.settings.supervisor.unwrap_or_else(auto), from: None }
+    }
+}
+
+/// Looks at the whole host.
+pub fn examine(app: &App, purpose: &Purpose<'_>) -> Vec<Finding> {
+    let needs = &purpose.needs;
     let mut findings = vec![checks::root(), checks::platform()];
     findings.extend(
         needs.iter().filter(|need| **need != Need::Firecracker).map(|need| packages::check(app, *need)),
     );
     findings.extend([
-        supervisor::check(app),
+        supervisor::check(app, purpose.supervisor),
         checks::tun(),
         checks::kvm(),
-        firecracker::check(app, needs.contains(&Need::Firecracker), from),
+        firecracker::check(app, needs.contains(&Need::Firecracker), purpose.from),
         checks::memory(app),
         checks::space(app),
         checks::forwarding(app),
@@ -106,43 +124,45 @@ pub fn examine_with(app: &App, needs: &[Need], from: Option<&Source>) -> Vec<Fin
     findings
 }
 
-/// Carries out what mends the failed checks.
+/// Carries out what mends the failed checks. What needs nothing comes first, and where one thing cannot be mended the others are.
 pub fn mend(app: &App, findings: &[Finding], watch: &mut dyn Observer) -> Result<()> {
-    let mut wanted: Vec<&str> = findings
+    let failed: Vec<&Finding> = findings.iter().filter(|finding| !finding.ok).collect();
+    let mut results: Vec<Result<()>> = Vec::new();
+    if failed.iter().any(|finding| finding.fix == Fix::Firewall) {
+        results.push(crate::steps::reinstall_firewall(app));
+    }
+    if failed.iter().any(|finding| finding.fix == Fix::Units) {
+        results.push(supervisor::reinstall(app));
+    }
+    let of_packages = |finding: &&Finding| match &finding.fix {
+        Fix::Packages(packages) => packages.clone(),
+        _ => Vec::new(),
+    };
+    let mut wanted: Vec<&str> = failed.iter().flat_map(of_packages).collect();
+    let releases: Vec<(&Finding, &Source)> = failed
         .iter()
-        .filter(|finding| !finding.ok)
-        .filter_map(|finding| if let Fix::Packages(packages) = &finding.fix { Some(packages) } else { None })
-        .flatten()
-        .copied()
+        .filter_map(|finding| match &finding.fix {
+            Fix::Firecracker(source) => Some((*finding, source)),
+            _ => None,
+        })
         .collect();
-    let releases: Vec<(&Finding, &Source)> =
-        findings
-            .iter()
-            .filter(|finding| !finding.ok)
-            .filter_map(|finding| {
-                if let Fix::Firecracker(source) = &finding.fix { Some((finding, source)) } else { None }
-            })
-            .collect();
     wanted.extend(releases.iter().flat_map(|(_, source)| firecracker::packages(app, source)));
     wanted.sort_unstable();
     wanted.dedup();
     if !wanted.is_empty() {
-        packages::install(app, &wanted, watch)?;
-    }
-    if findings.iter().any(|finding| !finding.ok && finding.fix == Fix::Firewall) {
-        crate::steps::reinstall_firewall(app)?;
-    }
-    if findings.iter().any(|finding| !finding.ok && finding.fix == Fix::Units) {
-        supervisor::reinstall(app)?;
+        results.push(packages::install(app, &wanted, watch));
     }
     for (finding, source) in releases {
-        match firecracker::install(app, source, watch) {
+        results.push(match firecracker::install(app, source, watch) {
             // QEMU runs VMs too: the host is as good as before.
-            Err(error) if !finding.required => watch.warn(&error.one_line()),
-            done => done?,
-        }
+            Err(error) if !finding.required => {
+                watch.warn(&error.one_line());
+                Ok(())
+            }
+            done => done.map(drop),
+        });
     }
-    Ok(())
+    together(results.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
 
 /// Fails with exit code 4 when a required check does.

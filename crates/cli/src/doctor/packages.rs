@@ -6,7 +6,10 @@ use fireclaw_core::{
     error::{Error, Kind, Result},
     spec::VmmKind,
 };
-use fireclaw_host::exec::{Cmd, Stream};
+use fireclaw_host::{
+    apt,
+    exec::{Cmd, Stream},
+};
 
 use super::{Finding, Fix};
 use crate::{app::App, engine::Observer};
@@ -101,7 +104,7 @@ pub fn install(app: &App, packages: &[&str], watch: &mut dyn Observer) -> Result
             .hint("install what `fireclaw doctor` names with your package manager"));
     }
     app.need_root()?;
-    let apt = |words: &[&str]| {
+    let command = |words: &[&str]| {
         // The machine's own configuration of proxies and mirrors may come by the environment.
         Cmd::new("apt-get")
             .inherit_env()
@@ -111,9 +114,13 @@ pub fn install(app: &App, packages: &[&str], watch: &mut dyn Observer) -> Result
             .args(words)
             .deadline(Duration::from_mins(30))
     };
+    let update = || command(&["update"]).about("package lists");
     let mut show = |_: Stream, line: &str| watch.detail(line);
-    exec.check_stream(apt(&["update"]).about("package lists"), &mut show)?;
+    if let Some(why) = apt::update(exec.as_ref(), &app.interrupt, &update, &mut show)? {
+        watch.warn(&why);
+    }
+    let mut show = |_: Stream, line: &str| watch.detail(line);
     let mut words = vec!["install", "--yes", "--no-install-recommends"];
     words.extend(packages);
-    exec.check_stream(apt(&words).about(packages.join(" ")), &mut show).map(drop)
+    exec.check_stream(command(&words).about(packages.join(" ")), &mut show).map(drop)
 }

@@ -12,9 +12,8 @@ use super::{Finding, Fix};
 use crate::app::App;
 
 /// Who would keep a new instance running.
-pub(super) fn check(app: &App) -> Finding {
+pub(super) fn check(app: &App, kind: SupervisorKind) -> Finding {
     let supervisors = &app.host.supervisors;
-    let kind = app.settings.supervisor.unwrap_or_else(|| supervisors.auto());
     if !supervisors.has(kind) {
         let detail = format!("`{kind}` is configured and is not PID 1 of this host");
         let fix = Fix::Command("set `supervisor` in /etc/fireclaw/config.toml to auto".to_owned());

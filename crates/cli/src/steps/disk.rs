@@ -5,6 +5,7 @@ use std::path::Path;
 
 use fireclaw_core::{
     error::{Context, Error, Result},
+    layout::Layout,
     render::cloud_init::{CloudInit, GuestNetwork},
     spec::{DiskKind, VmmKind},
 };
@@ -87,15 +88,18 @@ fn pin_kernel(from: &Path, to: &Path, vmm: VmmKind) -> Result<()> {
 }
 
 /// Keeps a file of an image for an instance: by hard link where that works, for an image that is rebuilt or removed
-/// then leaves the instance's file alone; else by copy.
+/// then leaves the instance's file alone; else by copy. A file that is somebody's own is always copied, as it may be written in
+/// place, and may be one that a VM's user cannot read.
 pub(super) fn pin(from: &Path, to: &Path) -> Result<()> {
     fs::remove_file(to)?;
     // A link of a symbolic link would follow the next image.
     let real = from.canonicalize().context("find", from.display())?;
-    if std::fs::hard_link(&real, to).is_ok() {
+    let published = real.parent().is_some_and(|dir| Layout::image_in(dir.to_owned()).manifest.exists());
+    if published && std::fs::hard_link(&real, to).is_ok() {
         return Ok(());
     }
-    std::fs::copy(&real, to).map(drop).context("copy", format!("{} to {}", from.display(), to.display()))
+    let content = std::fs::read(&real).context("read", from.display())?;
+    fs::write(to, &content, 0o644)
 }
 
 #[cfg(test)]

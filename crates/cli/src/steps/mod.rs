@@ -62,6 +62,8 @@ pub struct Steps<'a> {
     guest_changes: Vec<String>,
     /// How often a gateway that the machine was too slow for was started again.
     retries: std::cell::Cell<u32>,
+    /// How often its services had been restarted by themselves before: VM, proxy.
+    restarts: [std::cell::Cell<Option<u32>>; 2],
     /// The VM was started from a snapshot.
     resumed: bool,
 }
@@ -100,6 +102,7 @@ impl<'a> Steps<'a> {
             patience: PATIENCE,
             guest_changes: Vec::new(),
             retries: std::cell::Cell::new(0),
+            restarts: Default::default(),
             resumed: false,
         }
     }

@@ -1,5 +1,7 @@
 //! Steps on the record and the folders of an instance. Touches `STATE_ROOT` and `FC_ROOT`.
 
+use std::path::Path;
+
 use fireclaw_core::{error::Result, render::scripts};
 use fireclaw_host::{
     fs,
@@ -36,6 +38,11 @@ impl Steps<'_> {
         for dir in [&paths.dir, &paths.images_dir, &paths.config_dir, &paths.logs_dir] {
             fs::ensure_private_dir(dir)?;
         }
+        self.write_scripts()
+    }
+
+    pub(super) fn write_scripts(&self) -> Result<()> {
+        let paths = self.paths()?;
         fs::write(&paths.start_script, scripts::start(&self.id).as_bytes(), 0o700)?;
         fs::write(&paths.stop_script, scripts::stop(&self.id).as_bytes(), 0o700)
     }
@@ -48,8 +55,15 @@ impl Steps<'_> {
         {
             fs::remove_file(&record.api_sock)?;
         }
-        // A base that could not be linked into the instance's folder.
+        // A base that could not be linked into the instance's folder. Where the images' folder was another at setup, its link
+        // leads there.
         fs::remove_file(&paths.base_pin)?;
+        if let (Ok(target), Some(name)) = (std::fs::read_link(&paths.base), paths.base_pin.file_name())
+            && target.file_name() == Some(name)
+            && target.parent().and_then(Path::file_name) == paths.base_pin.parent().and_then(Path::file_name)
+        {
+            fs::remove_file(&target)?;
+        }
         // It may be on another disk than the record: one that came back without its record would be nobody's.
         fs::remove_for_good(&paths.dir)
     }

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     thread,
+    time::{Duration, Instant},
 };
 
 use fireclaw_core::{layout::InstancePaths, render::firecracker::jail_file};
@@ -24,6 +25,7 @@ struct Shared {
     half: bool,
     forgets: bool,
     ended: bool,
+    busy_until: Option<Instant>,
 }
 
 pub struct StandIn {
@@ -46,10 +48,15 @@ impl StandIn {
             half: false,
             forgets: false,
             ended: false,
+            busy_until: None,
         }));
         let (theirs, inside) = (Arc::clone(&shared), root.clone());
         thread::spawn(move || {
             for stream in listener.incoming() {
+                let busy_until = theirs.lock().unwrap().busy_until;
+                while let Some(left) = busy_until.and_then(|end| end.checked_duration_since(Instant::now())) {
+                    thread::park_timeout(left);
+                }
                 let mut shared = theirs.lock().unwrap();
                 if shared.ended {
                     return;
@@ -72,6 +79,13 @@ impl StandIn {
     /// Somebody paused it and is gone.
     pub fn pause(&self) {
         "Paused".clone_into(&mut self.shared().state);
+    }
+
+    /// Somebody had its memory written and is gone: it answers nobody until that is done.
+    pub fn write_on_for(&self, time: Duration) {
+        self.pause();
+        self.put_memory();
+        self.shared().busy_until = Some(Instant::now() + time);
     }
 
     /// The requests so far.

@@ -36,18 +36,53 @@ pub fn takes_over(lab: &mut Lab) -> Result<()> {
     for (field, value) in [("id", ID), ("vm", "active"), ("proxy", "active"), ("vmm", "firecracker")] {
         same(field, &list[0][field], &Value::from(value))?;
     }
+    // What its services do not do is not promised.
+    lab.expect(2, &["hibernate", ID])?;
+    lab.expect(2, &["egress", ID, "set", "none"])?;
     lab.ok(&["stop", ID])?;
     same("vm", &lab.field(ID, "vm")?, &Value::from("inactive"))?;
     let running = lab.remote.ask(&["pgrep", "-f", "firecracker.--api-sock"])?;
     ensure(!running.status.success(), || "its Firecracker runs still".into())?;
     lab.ok(&["start", ID])?;
     same("health", &lab.field(ID, "health")?, &Value::from("up"))?;
+    in_services_of_ours(lab)?;
+    beside_its_service(lab)?;
     // Not provisioned: such an instance has the Docker runtime, and the small image has no Docker.
     lab.ok(&["destroy", ID, "--force"])?;
     let units = lab.remote.must(&["ls", "/etc/systemd/system"])?;
     ensure(!units.contains(ID), || format!("a unit of it is left: {units}"))?;
     let running = lab.remote.ask(&["pgrep", "-f", "firecracker.--api-sock"])?;
     ensure(!running.status.success(), || "its Firecracker outlived it".into())
+}
+
+/// Started by ours it runs in ours: in a jail, behind our proxy, and it sleeps.
+fn in_services_of_ours(lab: &Lab) -> Result<()> {
+    for unit in [format!("firecracker-vmdemo-{ID}.service"), format!("vmdemo-proxy-{ID}.service")] {
+        let text = lab.remote.must(&["cat", &format!("/etc/systemd/system/{unit}")])?;
+        ensure(text.starts_with("# Written by fireclaw"), || format!("{unit} says {text}"))?;
+    }
+    let plain = lab.remote.ask(&["pgrep", "-f", "firecracker.--api-sock"])?;
+    ensure(!plain.status.success(), || "its Firecracker has no jail".into())?;
+    lab.ok(&["hibernate", ID])?;
+    same("vm", &lab.field(ID, "vm")?, &Value::from("hibernated"))?;
+    lab.ok(&["start", ID])?;
+    same("health", &lab.field(ID, "health")?, &Value::from("up"))
+}
+
+/// Its script starts a VM that is in no service: a start finds it, and leaves it its disk, its tap and its socket; a stop ends it.
+fn beside_its_service(lab: &Lab) -> Result<()> {
+    lab.ok(&["stop", ID])?;
+    let script = format!("/srv/firecracker/vm-demo/{ID}/start-vm.sh");
+    lab.remote.must(&["systemd-run", "--quiet", "--collect", "--unit=by-hand", &script])?;
+    lab.until("its Firecracker to run", 60, || Ok(lab.vm_pid(ID)?.is_some()))?;
+    let before = lab.vm_pid(ID)?;
+    lab.expect(2, &["start", ID])?;
+    same("its Firecracker", &lab.vm_pid(ID)?, &before)?;
+    lab.until("its gateway to answer", 420, || Ok(lab.field(ID, "guest")? == "active"))?;
+    lab.ok(&["stop", ID, "--now"])?;
+    same("its Firecracker", &lab.vm_pid(ID)?, &None)?;
+    lab.ok(&["start", ID])?;
+    same("health", &lab.field(ID, "health")?, &Value::from("up"))
 }
 
 /// The Bash fireclaw makes an instance on a stock root filesystem, Docker and container included; ours takes the running one
@@ -100,7 +135,26 @@ fn theirs(lab: &Lab) -> Result<(u64, u64)> {
     let token = lab.remote.must(&["cat", &format!("/var/lib/fireclaw/.vm-{REAL}/.token")])?;
     // Its VM goes on meanwhile.
     let pid = lab.remote.must(&["pgrep", "-f", "firecracker.--api-sock"])?;
+    // What its agent knows, and works on.
+    let kept = [
+        format!("/home/ubuntu/.openclaw-{REAL}/config/kept"),
+        format!("/home/ubuntu/openclaw-{REAL}/workspace/kept"),
+    ];
+    lab.ok(&["shell", REAL, "sudo", "touch", &kept[0], &kept[1]])?;
     lab.ok(&["provision", REAL, "--skills", "github,tmux"])?;
+    let container = format!("openclaw-{REAL}");
+    let inside =
+        lab.ok(&["shell", REAL, "sudo", "docker", "inspect", "--format", "{{.State.Pid}}", &container])?;
+    for path in [".openclaw/kept", ".openclaw/workspace/kept", "clawd/tools"] {
+        lab.ok(&[
+            "shell",
+            REAL,
+            "sudo",
+            "ls",
+            "-d",
+            &format!("/proc/{}/root/home/node/{path}", inside.trim()),
+        ])?;
+    }
     same("its VM", &lab.remote.must(&["pgrep", "-f", "firecracker.--api-sock"])?, &pid)?;
     same("health", &lab.field(REAL, "health")?, &Value::from("up"))?;
     docker::runs_in_a_container(lab, REAL, IMAGE)?;

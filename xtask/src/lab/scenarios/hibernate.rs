@@ -232,8 +232,9 @@ fn for_whoever_connects(lab: &Lab) -> Result<f64> {
 
     lab.ok(&["hibernate", ID])?;
     sleeps(lab)?;
-    let before = wakes(lab)?;
     let port = port(lab, ID)?;
+    lab.with_config("supervisor = \"sytsemd\"\n", |lab| nobody_can_wake_it(lab, &port))?;
+    let before = wakes(lab)?;
     let many = "i=0; while [ $i -lt 100 ]; do curl -s --max-time 120 \"http://127.0.0.1:$1/health\" & i=$((i+1)); done; wait";
     let said = lab.remote.script(many, &[&port])?;
     same("clients that were served", &said.matches("\"ok\"").count(), &100)?;
@@ -243,6 +244,21 @@ fn for_whoever_connects(lab: &Lab) -> Result<f64> {
     let units = lab.remote.must(&["ls", "/etc/systemd/system"])?;
     ensure(!units.contains("vmdemo-wake-"), || format!("units are left: {units}"))?;
     Ok(seconds)
+}
+
+/// A slip in the settings: whoever connects is sent away, and nothing turns in a circle meanwhile.
+fn nobody_can_wake_it(lab: &Lab, port: &str) -> Result<()> {
+    let unit = format!("vmdemo-wake-{ID}.service");
+    let tries = || -> Result<usize> {
+        let log = lab.remote.must(&["journalctl", "-b", "--no-pager", "-o", "cat", "-u", &unit])?;
+        Ok(log.lines().filter(|line| line.starts_with("Starting ")).count())
+    };
+    let before = tries()?;
+    let ask = "curl -s --max-time 60 \"http://127.0.0.1:$1/health\" || true";
+    let said = lab.remote.script(ask, &[port])?;
+    ensure(!said.contains("\"ok\""), || format!("the gateway said {said:?}"))?;
+    lab.remote.must(&["sleep", "5"])?;
+    same("times that its waking was tried", &(tries()? - before), &1)
 }
 
 fn port(lab: &Lab, id: &str) -> Result<String> {

@@ -37,6 +37,13 @@ pub fn is_ours(text: &str) -> bool {
     text.starts_with(MARK)
 }
 
+/// Whether it is one that the Bash fireclaw 0.2 wrote: its VM's starts the instance's script, its proxy is socat.
+pub fn is_of_bash(text: &str, start_script: &Path) -> bool {
+    text.lines().filter_map(|line| line.strip_prefix("ExecStart=")).any(|command| {
+        Path::new(command) == start_script || command.starts_with("/usr/bin/socat TCP-LISTEN:")
+    })
+}
+
 /// What the systemd at hand knows beyond the oldest that we write for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {

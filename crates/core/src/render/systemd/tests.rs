@@ -104,6 +104,21 @@ fn what_a_version_knows() {
 }
 
 #[test]
+fn units_of_the_bash_fireclaw_are_known_by_what_they_start() {
+    let script = Path::new("/srv/firecracker/vm-demo/my-bot/start-vm.sh");
+    let starts =
+        |command: &str| format!("[Unit]\nDescription=x\n[Service]\nType=simple\nExecStart={command}\n");
+    let socat = "/usr/bin/socat TCP-LISTEN:18891,bind=127.0.0.1,reuseaddr,fork TCP:172.16.0.2:18789";
+    assert!(is_of_bash(&starts("/srv/firecracker/vm-demo/my-bot/start-vm.sh"), script));
+    assert!(is_of_bash(&starts(socat), script));
+    assert!(!is_of_bash(&starts("/srv/firecracker/vm-demo/other/start-vm.sh"), script));
+    assert!(!is_of_bash(&starts("/usr/local/bin/mine"), script));
+    for unit in render(|_, _, _| {}, OLD) {
+        assert!(!is_of_bash(&unit, script), "{unit}");
+    }
+}
+
+#[test]
 fn our_units_are_known_by_their_first_line() {
     for unit in render(|_, _, _| {}, OLD) {
         assert!(is_ours(&unit), "{unit}");
