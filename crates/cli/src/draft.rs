@@ -3,12 +3,12 @@
 
 use fireclaw_core::{
     alloc::{Allocation, allocate},
-    error::Result,
+    error::{Error, Result},
     id::InstanceId,
     spec::{Idle, InstanceSpec, Rates, VmmKind, request::check_bot_is_free, value},
     state::{Containment, Format, InstanceRecord, ProviderKeys, record_defaults as defaults},
 };
-use fireclaw_host::keys;
+use fireclaw_host::{keys, vmm::socket};
 
 use crate::{
     app::App,
@@ -22,6 +22,22 @@ pub fn free_addresses(app: &App, id: &InstanceId, host_port: Option<u16>) -> Res
     taken.links.extend(app.host.network.links()?);
     taken.listening = app.host.network.listening_ports()?;
     allocate(id, &app.settings.network, app.settings.base_port, host_port, &taken)
+}
+
+/// Two VMs at one API socket would be taken for each other.
+fn socket_is_free(record: &InstanceRecord, others: &[InstanceRecord]) -> Result<()> {
+    let path = &record.api_sock;
+    let refused = |why: String| {
+        Error::refused("--api-sock", path.display(), why)
+            .hint("name another path, or leave it (and API_SOCK) out")
+    };
+    if let Some(other) = others.iter().find(|other| other.id != record.id && other.api_sock == *path) {
+        return Err(refused(format!("is that of instance `{}`", other.id)));
+    }
+    if socket::is_listening(path) {
+        return Err(refused("is somebody's: a process listens there".to_owned()));
+    }
+    Ok(())
 }
 
 /// The record, with secrets of its own. Refuses what cannot be.
@@ -76,6 +92,8 @@ pub fn of(
         unknown_vars: Vec::new(),
     };
     let record = containment::completed(spec.changes.apply(&fresh)?, spec.changes.key_mode().is_none())?;
-    check_bot_is_free(&record, &app.store().records()?)?;
+    let others = app.store().records()?;
+    check_bot_is_free(&record, &others)?;
+    socket_is_free(&record, &others)?;
     Ok(record)
 }

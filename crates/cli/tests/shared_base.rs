@@ -146,6 +146,29 @@ fn a_disk_that_is_of_no_use_is_refused_before_anything_is_done() {
     assert!(!world.app.settings.layout.fc_root.exists());
 }
 
+/// It is what makes room.
+#[test]
+fn an_instance_is_destroyed_on_a_full_disk() {
+    let world = host(SHARED);
+    let layout = &world.app.settings.layout;
+    fs::create_dir(&layout.state_root).unwrap();
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    mount(Some("none"), &layout.state_root, Some("tmpfs"), MsFlags::empty(), Some("size=256k")).unwrap();
+    setup(&world, "one").unwrap();
+    let filler = layout.state_root.join("filler");
+    let full = std::iter::repeat_n([7; 4096], 65).flatten().collect::<Vec<u8>>();
+    assert_eq!(fs::write(&filler, full).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    setup(&world, "two").unwrap_err();
+    run_destroy(&world.app, "one").unwrap();
+    let paths = paths(&world, "one");
+    for path in [&paths.state_dir, &paths.dir, &paths.journal] {
+        assert!(!path.exists(), "{}", path.display());
+    }
+    fs::remove_file(filler).unwrap();
+    setup(&world, "two").unwrap();
+}
+
 /// Instances on a filesystem of their own: the base is kept beside the images, and goes with its instance.
 #[test]
 fn a_base_beside_the_images_goes_with_its_instance() {

@@ -40,10 +40,11 @@ fn try_take(path: &Path) -> Result<Result<Lock, String>> {
     let mut file = open(path)?;
     match file.try_lock() {
         Ok(()) => {
-            // Who holds it, for the one who finds it held.
-            file.set_len(0).context("write lock", path.display())?;
-            let _ = file.rewind();
-            write!(file, "{}", std::process::id()).context("write lock", path.display())?;
+            // Who holds it, for the one who finds it held. On a full disk that one learns no number.
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.rewind())
+                .and_then(|()| write!(file, "{}", std::process::id()));
             Ok(Ok(Lock { _file: file }))
         }
         Err(TryLockError::WouldBlock) => {

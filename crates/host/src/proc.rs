@@ -1,7 +1,7 @@
 //! Processes by identity: a pid together with its start time, so that a pid that was given to another process is never
 //! mistaken for ours. Reads /proc, sends signals.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use fireclaw_core::error::{Context, Error, Result};
 use nix::{
@@ -101,6 +101,32 @@ impl ProcessId {
     }
 }
 
+/// The processes, other than this one, that have a file open for writing, whatever its name is to them. Those that may not be
+/// looked into are left out.
+pub fn writers(path: &Path) -> Vec<ProcessId> {
+    let Ok(wanted) = fs::metadata(path) else { return Vec::new() };
+    let own = ProcessId::own();
+    let pids = crate::fs::names(Path::new("/proc")).unwrap_or_default().into_iter();
+    pids.filter_map(|name| ProcessId::of(name.parse().ok()?))
+        .filter(|process| Some(*process) != own && writes(*process, &wanted))
+        .collect()
+}
+
+fn writes(process: ProcessId, wanted: &fs::Metadata) -> bool {
+    let descriptors = format!("/proc/{}/fd", process.pid);
+    crate::fs::names(Path::new(&descriptors)).unwrap_or_default().iter().any(|fd| {
+        let same = fs::metadata(format!("{descriptors}/{fd}"))
+            .is_ok_and(|facts| (facts.dev(), facts.ino()) == (wanted.dev(), wanted.ino()));
+        same && fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", process.pid)).is_ok_and(|info| {
+            // Octal, as open(2) takes them: 1 is for writing, 2 for both.
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            flags
+                .and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok())
+                .is_some_and(|flags| flags & 3 != 0)
+        })
+    })
+}
+
 /// Reads a remembered process; `None` when the file is missing or the process is gone.
 pub fn read_alive(path: &Path) -> Option<ProcessId> {
     let text = fs::read_to_string(path).ok()?;
@@ -117,6 +143,25 @@ pub fn remember(path: &Path, process: ProcessId) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_writes_a_file_is_found_by_any_of_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, link) = (dir.path().join("disk"), dir.path().join("link"));
+        fs::write(&disk, "x").unwrap();
+        fs::hard_link(&disk, &link).unwrap();
+        let exec = crate::exec::SystemExec::default();
+        let found = std::cell::RefCell::new(Vec::new());
+        for (redirection, count) in [("exec 3<>\"$1\"", 1), ("exec 3<\"$1\"", 0)] {
+            let script = format!("{redirection}; echo open; exec sleep 5");
+            let cmd = crate::exec::Cmd::new("sh").args(["-c", &script, "sh"]).arg(&link).stop_after("open");
+            let _ =
+                crate::exec::Exec::check_stream(&exec, cmd, &mut |_, _| *found.borrow_mut() = writers(&disk));
+            assert_eq!(found.borrow().len(), count, "{redirection}");
+        }
+        let _own = fs::File::options().write(true).open(&disk).unwrap();
+        assert!(writers(&disk).is_empty());
+    }
 
     #[test]
     fn this_process_is_alive_and_another_start_time_is_not_it() {

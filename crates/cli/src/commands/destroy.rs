@@ -36,6 +36,10 @@ pub fn run(app: &App, args: &DestroyArgs) -> Result<()> {
     }
     let mut progress = app.ui.progress();
     let _lock = app.hold(&id)?;
+    // A VM that is going to be killed need not be let run on before, which may take minutes where it hangs.
+    if args.force && was(app, &id, Operation::Hibernate)? {
+        fs::remove_file(&journal(app, &id)?)?;
+    }
     let recovered = match app.recover(&id, &mut progress) {
         // Whatever was being done cannot be finished, and need not be: what there is goes.
         Err(error) if args.force && error.get_kind() != Kind::Interrupted => {
@@ -61,8 +65,13 @@ fn journal(app: &App, id: &InstanceId) -> Result<PathBuf> {
 
 /// Whether somebody said yes already: the record may be gone by now.
 fn is_begun(app: &App, id: &InstanceId) -> Result<bool> {
+    was(app, id, Operation::Destroy)
+}
+
+/// Whether this is the operation that was cut short.
+fn was(app: &App, id: &InstanceId, operation: Operation) -> Result<bool> {
     let past = Past::read(&journal(app, id)?).unwrap_or_default();
-    Ok(past.is_some_and(|past| past.plan.operation == Operation::Destroy))
+    Ok(past.is_some_and(|past| past.plan.operation == operation))
 }
 
 fn confirm(app: &App, id: &InstanceId) -> Result<()> {

@@ -60,7 +60,7 @@ fn drifted(app: &App) -> Result<(usize, Vec<String>)> {
 pub(super) fn reinstall(app: &App) -> Result<()> {
     app.need_root()?;
     for record in app.store().records()? {
-        app.supervisor_of(&record).install(&record.id, &ServiceSpec::of(&record, &app.settings))?;
+        crate::steps::install_services(app, &record)?;
     }
     Ok(())
 }

@@ -32,7 +32,8 @@ pub enum Entry {
 /// A journal that is being written.
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
+    /// None where the disk had no room for one.
+    file: Option<File>,
     path: PathBuf,
 }
 
@@ -47,7 +48,7 @@ impl Journal {
             .mode(0o600)
             .open(path)
             .context("begin journal", path.display())?;
-        let mut journal = Self { file, path: path.to_owned() };
+        let mut journal = Self { file: Some(file), path: path.to_owned() };
         if let Err(error) = journal.append(&Entry::Plan(plan.clone())).and_then(|()| fs::sync_dir(folder)) {
             // Nothing has been done: a full disk must not leave a journal that says otherwise.
             fs::remove_file(path)?;
@@ -59,17 +60,26 @@ impl Journal {
     /// Opens a journal that an earlier run left, to go on with it.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).open(path).context("open journal", path.display())?;
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { file: Some(file), path: path.to_owned() })
     }
 
-    /// Adds a line and waits until it is on the disk.
+    /// One that keeps nothing, for what may be begun again from any point.
+    pub fn none(path: &Path) -> Self {
+        Self { file: None, path: path.to_owned() }
+    }
+
+    /// Adds a line and waits until it is on the disk. Where it cannot be written no part of it is left: what is read back ends at
+    /// the first line that is not whole.
     pub fn append(&mut self, entry: &Entry) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
         let mut line = serde_json::to_vec(entry).context("render", "a journal entry")?;
         line.push(b'\n');
-        self.file
-            .write_all(&line)
-            .and_then(|()| self.file.sync_data())
-            .context("write journal", self.path.display())
+        let end = file.metadata().context("look at", self.path.display())?.len();
+        let written = file.write_all(&line).and_then(|()| file.sync_data());
+        if written.is_err() {
+            let _ = file.set_len(end);
+        }
+        written.context("write journal", self.path.display())
     }
 
     /// Ends the journal: the operation is over.

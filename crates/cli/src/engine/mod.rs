@@ -67,20 +67,20 @@ impl Engine<'_> {
     /// plan without one, what is there is kept. A `destroy` goes on to its end and reports all that failed.
     pub fn run(&mut self, plan: &Plan, effects: &mut dyn Effects) -> Result<Vec<StepTime>> {
         self.observer.plan(plan);
-        let mut journal = Journal::create(self.journal, plan)?;
+        let mut journal = self.begin(plan)?;
         let mut times = Vec::new();
         let mut committed = plan.commit.is_none();
         let mut failures = Vec::new();
         for (index, action) in plan.actions.iter().enumerate() {
             let begun = Instant::now();
             let result = self.interrupt_check(plan, committed).and_then(|()| {
-                self.note(&mut journal, &Entry::Begun(index))?;
+                self.note_for(plan, &mut journal, &Entry::Begun(index))?;
                 self.act(*action, effects)
             });
             let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             match result {
                 Ok(()) => {
-                    self.note(&mut journal, &Entry::Done(index))?;
+                    self.note_for(plan, &mut journal, &Entry::Done(index))?;
                     times.push(StepTime { name: action.title().to_owned(), ms });
                     committed |= plan.commit == Some(action.step);
                 }
@@ -103,6 +103,32 @@ impl Engine<'_> {
         Ok(times)
     }
 
+    /// On a full disk too an instance can be destroyed, which makes room: whatever a destroy does may be done again from its begin.
+    fn begin(&mut self, plan: &Plan) -> Result<Journal> {
+        match Journal::create(self.journal, plan) {
+            Err(error) if plan.operation == Operation::Destroy && !self.journal.exists() => {
+                self.observer.warn(&format!("it goes on without a journal: {}", error.one_line()));
+                Ok(Journal::none(self.journal))
+            }
+            other => other,
+        }
+    }
+
+    fn note_for(&mut self, plan: &Plan, journal: &mut Journal, entry: &Entry) -> Result<()> {
+        if plan.operation == Operation::Destroy {
+            self.note_if_possible(journal, entry);
+            return Ok(());
+        }
+        self.note(journal, entry)
+    }
+
+    /// For inverses, which may all be carried out again.
+    fn note_if_possible(&mut self, journal: &mut Journal, entry: &Entry) {
+        if let Err(error) = self.note(journal, entry) {
+            self.observer.warn(&error.one_line());
+        }
+    }
+
     /// A destroy is not cut short by a signal once it has begun: half of it is worth nothing. Nor is a hibernate whose memory is
     /// kept: what it left would be a VM that stands still.
     fn interrupt_check(&self, plan: &Plan, committed: bool) -> Result<()> {
@@ -118,7 +144,7 @@ impl Engine<'_> {
         let _shield = self.interrupt.shield();
         let mut failures = Vec::new();
         for action in Plan::inverses(begun.iter()) {
-            self.note(journal, &Entry::Undoing(action.step))?;
+            self.note_if_possible(journal, &Entry::Undoing(action.step));
             if let Err(error) = self.act(action, effects) {
                 failures.push(error);
             }

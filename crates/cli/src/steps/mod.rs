@@ -11,6 +11,7 @@ mod services;
 pub use clone::Origin;
 pub use guest::guest_of;
 pub use network::{attach, limit_network, reinstall_firewall, rules};
+pub use services::install as install_services;
 
 use std::path::PathBuf;
 

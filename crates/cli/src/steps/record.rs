@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use fireclaw_core::{error::Result, render::scripts};
+use fireclaw_core::error::Result;
 use fireclaw_host::{
     fs,
     supervisor::{Service, State},
 };
 
-use super::Steps;
+use super::{Steps, services::write_scripts};
 use crate::{containment, fleet, rates};
 
 impl Steps<'_> {
@@ -38,13 +38,7 @@ impl Steps<'_> {
         for dir in [&paths.dir, &paths.images_dir, &paths.config_dir, &paths.logs_dir] {
             fs::ensure_private_dir(dir)?;
         }
-        self.write_scripts()
-    }
-
-    pub(super) fn write_scripts(&self) -> Result<()> {
-        let paths = self.paths()?;
-        fs::write(&paths.start_script, scripts::start(&self.id).as_bytes(), 0o700)?;
-        fs::write(&paths.stop_script, scripts::stop(&self.id).as_bytes(), 0o700)
+        write_scripts(self.app, &self.id)
     }
 
     pub(super) fn remove_folders(&self) -> Result<()> {

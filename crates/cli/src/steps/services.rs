@@ -7,12 +7,14 @@ use std::{
 
 use fireclaw_core::{
     error::{Error, Kind, Result},
-    spec::{ServiceSpec, SupervisorKind},
+    id::InstanceId,
+    render::scripts,
+    spec::{ServiceSpec, SupervisorKind, release::PROGRAMS},
+    state::InstanceRecord,
 };
 use fireclaw_host::{
-    fs,
-    proc::ProcessId,
-    supervisor::{Service, State, Supervisor},
+    fs, proc,
+    supervisor::{Service, ServiceStatus, State, Supervisor},
     systemd::journal,
     vmm::socket,
     wait::{Probed, Requirement, until},
@@ -21,6 +23,7 @@ use nix::sys::signal::Signal;
 
 use super::Steps;
 use crate::{
+    app::App,
     commands::{
         clean::{self, by_hand},
         halt,
@@ -33,14 +36,37 @@ use crate::{
 /// From SIGKILL to the end: a guest's memory is given back.
 const KILLED: Duration = Duration::from_secs(30);
 
+/// Makes the services of an instance what they should be, and with them the scripts that do the same by hand. What the Bash
+/// fireclaw made stays where ours could not run in its place: its Firecracker needs no jailer.
+pub fn install(app: &App, record: &InstanceRecord) -> Result<()> {
+    let (id, supervisor) = (&record.id, app.supervisor_of(record));
+    let has = |program: &str| app.host.exec.which(program).is_some();
+    let [firecracker, jailer] = PROGRAMS;
+    if has(firecracker) && !has(jailer) && supervisor.has_older_services(id)? {
+        app.ui.warn(&format!(
+            "`{id}` stays in the services that the Bash fireclaw made, without a jail: there is no jailer. \
+             `fireclaw doctor --fix` brings one"
+        ));
+        return Ok(());
+    }
+    supervisor.install(id, &ServiceSpec::of(record, &app.settings))?;
+    if supervisor.has_older_services(id)? { Ok(()) } else { write_scripts(app, id) }
+}
+
+/// The scripts of an instance's folder, where they say something else or are not there.
+pub(super) fn write_scripts(app: &App, id: &InstanceId) -> Result<()> {
+    let paths = app.settings.layout.instance(id)?;
+    for (path, text) in [(&paths.start_script, scripts::start(id)), (&paths.stop_script, scripts::stop(id))] {
+        if fs::read_if_there(path)?.as_deref() != Some(&text) {
+            fs::write(path, text.as_bytes(), 0o700)?;
+        }
+    }
+    Ok(())
+}
+
 impl Steps<'_> {
     pub(super) fn install_services(&self) -> Result<()> {
-        let record = self.known()?;
-        let supervisor = self.app.supervisor_of(record);
-        let older = supervisor.has_older_services(&self.id)?;
-        supervisor.install(&self.id, &ServiceSpec::of(record, &self.app.settings))?;
-        // The scripts go with the services: what the old ones read is ours from the first start on.
-        if older && !supervisor.has_older_services(&self.id)? { self.write_scripts() } else { Ok(()) }
+        install(self.app, self.known()?)
     }
 
     pub(super) fn remove_services(&self) -> Result<()> {
@@ -49,11 +75,10 @@ impl Steps<'_> {
 
     pub(super) fn start_vm(&mut self, watch: &mut dyn Observer) -> Result<()> {
         self.before_start()?;
-        let down = matches!(
-            self.supervisor()?.status(&self.id, Service::Vm)?.state,
-            State::Inactive | State::Failed
-        );
-        if down && socket::is_listening(&api_sock(self.app, self.known()?)?) {
+        let rests = |status: ServiceStatus| matches!(status.state, State::Inactive | State::Failed);
+        if socket::is_listening(&api_sock(self.app, self.known()?)?)
+            && self.supervisor()?.status(&self.id, Service::Vm).is_ok_and(rests)
+        {
             return Err(by_hand(&self.id, "start"));
         }
         let started = self.begin(Service::Vm);
@@ -79,10 +104,6 @@ impl Steps<'_> {
     /// looks once a new instance was undone.
     fn begin(&self, service: Service) -> Result<()> {
         let since = SystemTime::now();
-        // What runs already goes on with its count; what is started begins at nothing.
-        let before = self.supervisor()?.status(&self.id, service);
-        let running = before.ok().filter(|status| status.state == State::Active);
-        self.restarts(service).set(Some(running.map_or(0, |status| status.restarts)));
         self.supervisor()?.start(&self.id, service).map_err(|error| {
             let said = if error.get_kind() == Kind::Failed {
                 self.said_since(service, since)
@@ -120,27 +141,37 @@ impl Steps<'_> {
         self.end_by_hand(Duration::ZERO)
     }
 
-    /// A VM that was started by hand is in no service: what its supervisor would do is done here, with what is left of it.
+    /// A VM that was started by hand is in no service: what its supervisor would do is done here, with what is left of it. It is
+    /// known by the disk that it writes: who listens at the socket may be another, where two were given one path.
     fn end_by_hand(&self, deadline: Duration) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
         let api_sock = api_sock(self.app, record)?;
-        let listener =
-            socket::listener(&api_sock).filter(|pid| Some(*pid) != ProcessId::own().map(|own| own.pid));
-        let Some(process) = listener.and_then(ProcessId::of) else { return Ok(()) };
+        if !socket::is_listening(&api_sock) {
+            return Ok(());
+        }
+        let disk = self.paths()?.written_disk(record.disks).clone();
+        let vmm = proc::writers(&disk);
+        let Some(first) = vmm.first() else { return Ok(()) };
         if !deadline.is_zero() {
-            // One that does not end is cut off.
-            let _ = halt::run(self.app, self.id.as_str(), deadline.as_secs());
+            match halt::run(self.app, self.id.as_str(), deadline.as_secs()) {
+                Err(error) if error.get_kind() == Kind::Interrupted => return Err(error),
+                // One that does not end is cut off.
+                _ => {}
+            }
         }
+        vmm.iter().try_for_each(|process| process.signal(Signal::SIGKILL))?;
         let requirement = Requirement {
-            description: format!("the end of the VM of `{}`, process {}", self.id, process.pid),
+            description: format!("the end of the VM of `{}`, process {}", self.id, first.pid),
             deadline: KILLED,
-            hint: "the process is stuck in the kernel".to_owned(),
+            hint: "see what it does with `ps`".to_owned(),
         };
-        if process.is_alive() {
-            let _ = process.signal(Signal::SIGKILL);
-        }
+        // A process of many threads counts as ended before the last of them has given its files back.
         until(&requirement, &self.app.interrupt, || {
-            if process.is_alive() { Probed::NotYet("it is there".to_owned()) } else { Probed::Ready(()) }
+            if vmm.iter().any(|process| process.is_alive()) || socket::is_listening(&api_sock) {
+                Probed::NotYet("it is there".to_owned())
+            } else {
+                Probed::Ready(())
+            }
         })?;
         clean::leftovers(self.app, record)
     }

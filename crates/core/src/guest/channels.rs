@@ -1,8 +1,8 @@
 //! Channels that a guest's own files configure: who reads strangers' messages in its name. Two gateways that poll with one token
 //! take messages from each other, so a copy of an instance must not have them. Touches nothing.
 //!
-//! The keys are OpenClaw's (2026.9): `channels.NAME`, on unless `enabled` is false; `plugins.entries.NAME`; and tokens in
-//! `~/.openclaw/.env`, which turn a channel on by themselves.
+//! The keys are OpenClaw's (2026.9): `channels.NAME`, on unless `enabled` is false; `plugins.entries.NAME`; and tokens among the
+//! variables of `~/.openclaw/.env`, of `env` and of `env.vars`, which turn a channel on by themselves.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,24 @@ const SHARED: [&str; 2] = ["defaults", "modelByChannel"];
 
 /// How names of variables end that hold a channel's token, as those of Telegram, Discord and Slack do.
 const TOKENS: [&str; 3] = ["_BOT_TOKEN", "_APP_TOKEN", "_CHANNEL_ACCESS_TOKEN"];
+
+/// Channels whose secrets have other names too (`MATRIX_ACCESS_TOKEN`, `MSTEAMS_APP_PASSWORD`), by how those begin.
+const PREFIXES: [&str; 12] = [
+    "TELEGRAM_",
+    "DISCORD_",
+    "SLACK_",
+    "WHATSAPP_",
+    "SIGNAL_",
+    "MATRIX_",
+    "MATTERMOST_",
+    "MSTEAMS_",
+    "GOOGLECHAT_",
+    "LINE_",
+    "FEISHU_",
+    "ZALO_",
+];
+/// How they end.
+const SECRETS: [&str; 4] = ["TOKEN", "PASSWORD", "SECRET", "KEY"];
 
 /// The channels that are on, by name. A token in `dotenv` counts by the name of its variable.
 pub fn configured(config: &Value, dotenv: Option<&str>) -> BTreeSet<String> {
@@ -25,7 +43,20 @@ pub fn configured(config: &Value, dotenv: Option<&str>) -> BTreeSet<String> {
         .map(|(name, _)| shown(name))
         .collect();
     found.extend(dotenv.unwrap_or_default().lines().filter_map(token_of).map(shown));
+    let variables = VARIABLES.iter().filter_map(|at| config.pointer(at)?.as_object()).flatten();
+    let set = variables.filter(|(name, value)| is_token(name) && value.as_str() != Some(""));
+    found.extend(set.map(|(name, _)| shown(name)));
     found
+}
+
+/// Where a configuration has variables of its own.
+const VARIABLES: [&str; 2] = ["/env", "/env/vars"];
+
+/// Whether a variable of this name holds a channel's token.
+fn is_token(name: &str) -> bool {
+    TOKENS.iter().any(|end| name.ends_with(end))
+        || (PREFIXES.iter().any(|begin| name.starts_with(begin))
+            && SECRETS.iter().any(|end| name.ends_with(end)))
 }
 
 /// A name as it may be printed: it comes from a file of the guest's.
@@ -62,6 +93,11 @@ pub fn without(config: &Value) -> Value {
             }
         }
     }
+    for at in VARIABLES {
+        if let Some(Value::Object(variables)) = config.pointer_mut(at) {
+            variables.retain(|name, _| !is_token(name));
+        }
+    }
     config
 }
 
@@ -80,7 +116,7 @@ fn token_of(line: &str) -> Option<&str> {
     let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
     let name = name.trim();
     let value = value.trim().trim_matches(['"', '\'']);
-    (TOKENS.iter().any(|end| name.ends_with(end)) && !value.is_empty()).then_some(name)
+    (is_token(name) && !value.is_empty()).then_some(name)
 }
 
 #[cfg(test)]
@@ -102,6 +138,22 @@ mod tests {
         }});
         assert_eq!(names(&on, None), ["telegram", "whatsapp"]);
         assert_eq!(names(&json!({}), Some("A=1\n export DISCORD_BOT_TOKEN=\"x\"\n")), ["DISCORD_BOT_TOKEN"]);
+    }
+
+    #[test]
+    fn a_token_among_the_variables_turns_a_channel_on() {
+        let config = json!({"env": {"DISCORD_BOT_TOKEN": "x", "A_KEY": "y", "vars": {
+            "MATRIX_ACCESS_TOKEN": "x", "SLACK_APP_TOKEN": "", "MATRIX_HOMESERVER": "https://example.org"}}});
+        assert_eq!(
+            names(&config, Some("MSTEAMS_APP_PASSWORD=x\nANTHROPIC_API_KEY=y\n")),
+            ["DISCORD_BOT_TOKEN", "MATRIX_ACCESS_TOKEN", "MSTEAMS_APP_PASSWORD"]
+        );
+        let without = without(&config);
+        assert!(names(&without, None).is_empty());
+        assert_eq!(
+            without,
+            json!({"env": {"A_KEY": "y", "vars": {"MATRIX_HOMESERVER": "https://example.org"}}})
+        );
     }
 
     #[test]

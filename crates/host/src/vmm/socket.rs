@@ -63,14 +63,6 @@ pub fn is_listening(path: &Path) -> bool {
     matches!(connected(), Ok(()) | Err(Errno::EAGAIN))
 }
 
-/// The process that listens at the path, be it hung or not. Never blocks.
-pub fn listener(path: &Path) -> Option<i32> {
-    let fd = stream_socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK).ok()?;
-    connect_fd(fd.as_raw_fd(), &UnixAddr::new(path).ok()?).ok()?;
-    let peer = nix::sys::socket::getsockopt(&fd, sockopt::PeerCredentials).ok()?;
-    Some(peer.pid()).filter(|pid| *pid > 0)
-}
-
 /// Connects within a deadline. The kernel blocks a connect while the listener's queue is full, which it is when the VMM
 /// hangs, unless a send timeout is set before.
 pub fn connect(path: &Path, deadline: Duration) -> io::Result<UnixStream> {
