@@ -21,6 +21,10 @@ const REAL: &str = "old_bot-2";
 /// Where that one lies on the host, and the base that it can provision here.
 const PROGRAM: &str = "/opt/bash-fireclaw";
 const BASE: &str = "/srv/firecracker/lab/theirs";
+/// Fails where the container of an instance does not see what was there before, and the browser's folder.
+const KEPT: &str = r#"for path in .openclaw/kept .openclaw/workspace/kept clawd/tools; do
+    fireclaw shell "$1" "sudo ls -d /proc/\$(sudo docker inspect --format '{{.State.Pid}}' openclaw-$1)/root/home/node/$path"
+done"#;
 /// The container image, at the guest's own loopback.
 const IMAGE: &str = "127.0.0.1:5000/openclaw:tiny";
 
@@ -142,19 +146,7 @@ fn theirs(lab: &Lab) -> Result<(u64, u64)> {
     ];
     lab.ok(&["shell", REAL, "sudo", "touch", &kept[0], &kept[1]])?;
     lab.ok(&["provision", REAL, "--skills", "github,tmux"])?;
-    let container = format!("openclaw-{REAL}");
-    let inside =
-        lab.ok(&["shell", REAL, "sudo", "docker", "inspect", "--format", "{{.State.Pid}}", &container])?;
-    for path in [".openclaw/kept", ".openclaw/workspace/kept", "clawd/tools"] {
-        lab.ok(&[
-            "shell",
-            REAL,
-            "sudo",
-            "ls",
-            "-d",
-            &format!("/proc/{}/root/home/node/{path}", inside.trim()),
-        ])?;
-    }
+    lab.remote.script(KEPT, &[REAL])?;
     same("its VM", &lab.remote.must(&["pgrep", "-f", "firecracker.--api-sock"])?, &pid)?;
     same("health", &lab.field(REAL, "health")?, &Value::from("up"))?;
     docker::runs_in_a_container(lab, REAL, IMAGE)?;
